@@ -1,0 +1,144 @@
+"""Archive: keeps backups in any store. The Archiver of this library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+from attrs import define, field
+from attrs.validators import ge
+
+from resilience.model.errors import AlreadyExists, ManifestInvalid, ObjectMissing, Refused
+from resilience.model.ids import checked_name
+from resilience.model.json import from_json, to_json
+from resilience.model.manifests import Manifest
+from resilience.model.moments import utc_now
+from resilience.model.plans import BackupPlan
+from resilience.primitives import ObjectStore
+from resilience.streams.frames import FRAME_SIZE, Compressor
+
+from . import layout
+from .draft import Draft
+from .envelope import unwrap
+from .reading import Reader
+from .writing import Writer
+
+OBJECT_SIZE = 64 << 20
+
+
+@define
+class Archive:
+    """Keeps backups in `store`, laid out as docs/archive-format.md specifies.
+
+    `compression` is the zstd level. `workers` threads compress and expand (default: one a processor). `object_size` is
+    about how many stored bytes an object has; memory does not depend on it. `clock` tells run records the time.
+    """
+
+    store: ObjectStore
+    compression: int = field(default=1, kw_only=True)
+    workers: int = field(factory=lambda: os.cpu_count() or 1, kw_only=True, validator=ge(1))
+    object_size: int = field(default=OBJECT_SIZE, kw_only=True, validator=ge(1))
+    frame_size: int = field(default=FRAME_SIZE, kw_only=True, validator=ge(1))
+    clock: Callable[[], datetime] = field(default=utc_now, kw_only=True)
+
+    async def manifests(self, target: str) -> AsyncIterator[Manifest]:
+        """Yield a target's manifests, oldest first.
+
+        Raises ManifestInvalid if one is damaged and Unsupported if one is of a newer format: skipping it could make an
+        older backup look like the newest.
+        """
+        system = await self._system_of(target)
+        if system is None:
+            return
+        async for info in self.store.list(layout.manifests(system, target)):
+            if (data := await self._bytes(info.key)) is not None:
+                yield _checked(unwrap(data, info.key), info.key)
+
+    async def targets(self) -> list[str]:
+        """Return the names of all targets that were ever backed up into this archive."""
+        prefix = layout.TARGETS
+        return [info.key.removeprefix(prefix).removesuffix(".json") async for info in self.store.list(prefix)]
+
+    async def manifest(self, target: str, backup: str) -> Manifest | None:
+        """Return one manifest by its id, None if there is none; raises as `manifests` does."""
+        system = await self._system_of(target)
+        if system is None:
+            return None
+        key = layout.manifest(system, target, backup)
+        data = await self._bytes(key)
+        return None if data is None else _checked(unwrap(data, key), key)
+
+    @asynccontextmanager
+    async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
+        """Begin a backup; see `Archiver.draft`. The run record is begun here and ended on leaving."""
+        await self._register(plan)
+        prefix = layout.backup(plan.system, plan.target, plan.kind, plan.id)
+        with ThreadPoolExecutor(self.workers, "resilience-frames") as pool:
+            writer = Writer(
+                store=self.store,
+                prefix=prefix,
+                pool=pool,
+                ahead=self.workers + 2,
+                compressor=Compressor(self.compression),
+                frame_size=self.frame_size,
+                object_size=self.object_size,
+            )
+            async with Draft(plan=plan, writer=writer, clock=self.clock).recorded() as draft:
+                yield draft
+
+    @asynccontextmanager
+    async def open(self, manifest: Manifest) -> AsyncIterator[Reader]:
+        """Open a published backup for reading; nothing is fetched yet."""
+        with ThreadPoolExecutor(self.workers, "resilience-frames") as pool:
+            yield Reader(store=self.store, manifest=manifest, pool=pool, ahead=self.workers + 2)
+
+    async def retire(self, manifest: Manifest) -> None:
+        """Remove a backup: its manifest first, then its objects. May be repeated after an interruption."""
+        await self.store.delete(layout.manifest(manifest.system, manifest.target, manifest.id))
+        prefix = layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)
+        async for info in self.store.list(prefix):
+            await self.store.delete(info.key)
+
+    async def _register(self, plan: BackupPlan) -> None:
+        key = layout.registration(plan.target)
+        if await self.store.stat(key) is None:
+            try:
+                await self.store.put(key, [to_json({"system": plan.system})])
+            except AlreadyExists:
+                pass  # another backup registered it this very moment; whose it is, is looked at below
+        system = await self._system_of(plan.target)
+        if system != plan.system:
+            raise Refused(
+                f"the name belongs to a {system} target in this archive",
+                operation="backup",
+                subject=plan.target,
+                hint="give this target another name",
+            )
+
+    async def _system_of(self, target: str) -> str | None:
+        key = layout.registration(target)
+        data = await self._bytes(key)
+        if data is None:
+            return None
+        try:
+            return checked_name(from_json(data, dict[str, str])["system"])
+        except (ValueError, KeyError) as error:
+            raise ManifestInvalid("it does not name a system", operation="read", subject=key) from error
+
+    async def _bytes(self, key: str) -> bytes | None:
+        try:
+            async with self.store.get(key) as chunks:
+                return b"".join([chunk async for chunk in chunks])
+        except ObjectMissing:
+            return None
+
+
+def _checked(manifest: Manifest, key: str) -> Manifest:
+    if layout.manifest(manifest.system, manifest.target, manifest.id) != key:
+        raise ManifestInvalid("it belongs under another name", operation="read manifest", subject=key)
+    return manifest
+
+

@@ -1,0 +1,128 @@
+"""A backup while it is being written, and the trace that every attempt leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Literal
+
+from attrs import define, field, frozen
+
+from resilience.concurrency import finish
+from resilience.model.capture import Captured, Part
+from resilience.model.errors import AlreadyExists, Conflict, ResilienceError
+from resilience.model.json import to_json
+from resilience.model.manifests import Manifest, StoredPart
+from resilience.model.moments import aware
+from resilience.model.plans import BackupPlan
+from resilience.version import WRITER
+
+from . import layout
+from .envelope import wrap
+from .writing import Writer
+
+RECORD_SECONDS = 10.0
+Outcome = Literal["succeeded", "failed", "cancelled"]
+
+
+@frozen(kw_only=True)
+class RunStarted:
+    """The record of an attempt, written before anything else."""
+
+    id: str
+    target: str
+    system: str
+    kind: str
+    started_at: datetime = field(validator=aware)
+    writer: str = WRITER
+
+
+@frozen(kw_only=True)
+class RunEnded:
+    """How the attempt ended; an attempt without this record is running, or was killed."""
+
+    id: str
+    outcome: Outcome
+    ended_at: datetime = field(validator=aware)
+    stored: int = 0
+    error: str = ""
+
+
+@define(kw_only=True)
+class Draft:
+    """Collects parts and publishes them as one backup; see `primitives.Draft`."""
+
+    plan: BackupPlan
+    clock: Callable[[], datetime] = field(repr=False)
+    _writer: Writer = field(repr=False)
+    _parts: list[StoredPart] = field(factory=list, init=False)
+    _published: bool = field(default=False, init=False)
+
+    async def store(self, part: Part) -> StoredPart:
+        """Store one part; its name must be new in this backup. On an error no put is left running."""
+        if any(stored.name == part.name for stored in self._parts):
+            raise ValueError(f"the backup already has a part {part.name!r}")
+        self._parts.append(await self._writer.write(part))
+        return self._parts[-1]
+
+    async def publish(self, captured: Captured) -> Manifest:
+        """Write the manifest; from then on the backup exists. Cancelled: it exists whole, or not at all."""
+        manifest = Manifest(
+            id=self.plan.id,
+            target=self.plan.target,
+            system=self.plan.system,
+            kind=self.plan.kind,
+            lineage=self.plan.lineage,
+            started_at=self.plan.made_at,
+            ended_at=self.clock(),
+            begins=captured.begins,
+            recovery_point=captured.recovery_point,
+            parts=tuple(self._parts),
+            writer=WRITER,
+            details=captured.details,
+        )
+        key = layout.manifest(manifest.system, manifest.target, manifest.id)
+        try:
+            await self._writer.store.put(key, [wrap(manifest)])
+        except AlreadyExists as error:
+            raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
+        self._published = True
+        return manifest
+
+    @asynccontextmanager
+    async def recorded(self) -> AsyncIterator[Draft]:
+        """Record that the attempt began, and on leaving how it ended."""
+        started = RunStarted(
+            id=self.plan.id,
+            target=self.plan.target,
+            system=self.plan.system,
+            kind=self.plan.kind,
+            started_at=self.plan.made_at,
+        )
+        await self._record("started", started)
+        try:
+            yield self
+        except asyncio.CancelledError:
+            await self._end("cancelled", "")
+            raise
+        except BaseException as error:
+            known = isinstance(error, ResilienceError)
+            await self._end("failed", str(error) if known else type(error).__name__)
+            raise
+        await self._end("succeeded" if self._published else "failed", "" if self._published else "never published")
+
+    async def _end(self, outcome: Outcome, error: str) -> None:
+        # The record is worth an effort, never the result: what has been published stays published.
+        stored = sum(part.stored for part in self._parts)
+        ended = RunEnded(id=self.plan.id, outcome=outcome, ended_at=self.clock(), stored=stored, error=error)
+        try:
+            await finish(asyncio.wait_for(self._record("ended", ended), RECORD_SECONDS))
+        except (ResilienceError, TimeoutError) as failure:
+            logging.getLogger("resilience").warning("the run record of %s was not ended: %s", self.plan.id, failure)
+
+    async def _record(self, moment: str, record: RunStarted | RunEnded) -> None:
+        key = layout.run(self.plan.system, self.plan.target, self.plan.id, moment)
+        await self._writer.store.put(key, [to_json(record)])

@@ -1,0 +1,95 @@
+"""The errors, sorted by what the caller should do next.
+
+========================  =====================================================
+`Refused`                 nothing was touched: change the request
+`Unavailable`             the peer did not answer: try again
+`Corrupt`                 bytes are not what they were: stop, look at them
+`Conflict`                someone else acts on the same thing
+`Interrupted`             effects happened or may have happened: look again
+`Unsupported`             a version or a tool is missing
+========================  =====================================================
+
+Misuse of an argument stays `TypeError` or `ValueError`; `asyncio.CancelledError` is never wrapped.
+"""
+
+from __future__ import annotations
+
+
+class ResilienceError(Exception):
+    """One clear sentence: what happened, to what, and (as `hint`) what to do about it."""
+
+    def __init__(self, what: str, *, operation: str = "", subject: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.operation = operation
+        self.subject = subject
+        self.hint = hint
+
+    def __str__(self) -> str:
+        where = " ".join(word for word in (self.operation, self.subject) if word)
+        sentence = f"{where}: {self.what}" if where else self.what
+        return f"{sentence} ({self.hint})" if self.hint else sentence
+
+
+class Refused(ResilienceError):
+    """Nothing was touched; the request has to change first."""
+
+
+class DestinationNotEmpty(Refused):
+    """The place to restore into already holds something."""
+
+
+class NoBackup(Refused):
+    """The archive holds no backup that answers the request."""
+
+
+class DiskTooSmall(Refused):
+    """There is less free space than the restore needs."""
+
+
+class Unavailable(ResilienceError):
+    """The peer could not be reached or did not finish; trying again may help."""
+
+
+class Unreachable(Unavailable):
+    """No connection, or the connection broke."""
+
+
+class TimedOut(Unavailable):
+    """No answer within the deadline."""
+
+
+class StorageFailed(Unavailable):
+    """The store or the disk beneath a destination failed: full, read-only, input/output error."""
+
+
+class Corrupt(ResilienceError):
+    """Bytes are not what they were when they were written."""
+
+
+class ChecksumMismatch(Corrupt):
+    """A digest or checksum does not agree with the bytes."""
+
+
+class ObjectMissing(Corrupt):
+    """An object that a manifest names is not in the store."""
+
+
+class ManifestInvalid(Corrupt):
+    """A manifest cannot be read or contradicts itself."""
+
+
+class Conflict(ResilienceError):
+    """Someone else acts on the same thing."""
+
+
+class AlreadyExists(Conflict):
+    """The store holds an object of that name; objects are never overwritten."""
+
+
+class Interrupted(ResilienceError):
+    """Effects happened, or may have; look at the subject again before repeating."""
+
+
+class Unsupported(ResilienceError):
+    """A version, a format or a tool that is not supported or not installed."""

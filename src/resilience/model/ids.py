@@ -1,0 +1,29 @@
+"""Names of targets and ids of backups: what may become part of a key."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a target or system if it can be part of a key; raises ValueError."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name: use 1 to 63 of a-z, 0-9, '_', '.' and '-', beginning with a-z or 0-9")
+    return name
+
+
+def checked_id(backup: str) -> str:
+    """Return a backup's id if it is well-formed; raises ValueError."""
+    if not _ID.fullmatch(backup):
+        raise ValueError(f"{backup!r} is no backup id: one looks like 20261121T203000Z-3f9a1c")
+    return backup
+
+
+def new_id(now: datetime) -> str:
+    """Make the id of a backup begun `now`: sortable by time, and random so that two at once differ."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

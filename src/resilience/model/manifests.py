@@ -1,0 +1,91 @@
+"""Manifests: what a backup consists of. A backup exists if and only if its manifest does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from attrs import field, frozen
+from attrs.validators import ge, gt
+
+from .json import Json
+from .moments import aware
+from .positions import Position, RecoveryPoint
+from .show import Shown, as_bytes
+
+FORMAT = 1
+"""The archive format this version writes; docs/archive-format.md says how older and newer ones are read."""
+
+
+@frozen(kw_only=True)
+class StoredObject(Shown):
+    """One stored object: a run of frames. `frames` are their stored lengths in order; they add up to `size`."""
+
+    key: str
+    size: int = field(validator=ge(0))
+    sha256: str
+    frames: tuple[int, ...] = field(repr=False)
+
+
+@frozen(kw_only=True)
+class StoredPart(Shown):
+    """One part of a backup as it is stored: `size` plain bytes cut into frames of `frame_size`, the last one shorter."""
+
+    name: str
+    size: int = field(validator=ge(0))
+    frame_size: int = field(validator=gt(0))
+    compression: str = "zstd"
+    objects: tuple[StoredObject, ...] = field(repr=False)
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the store."""
+        return sum(stored.size for stored in self.objects)
+
+
+@frozen(kw_only=True)
+class Manifest(Shown):
+    """One backup: where it came from, what it holds, what it brings back.
+
+    `lineage` names the history the data belongs to (PostgreSQL's system identifier); `begins` is where a replay of the
+    system's log has to start, `recovery_point` what the backup alone restores to. `details` belong to the system.
+    """
+
+    format: int = FORMAT
+    id: str
+    target: str
+    system: str
+    kind: str
+    lineage: str
+    parent: str | None = None
+    started_at: datetime = field(validator=aware)
+    ended_at: datetime = field(validator=aware)
+    begins: Position
+    recovery_point: RecoveryPoint
+    parts: tuple[StoredPart, ...]
+    writer: str = ""
+    sealing: None = None
+    details: Mapping[str, Json] = field(factory=dict, repr=False)
+
+    @property
+    def size(self) -> int:
+        """Plain bytes."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def stored(self) -> int:
+        """Bytes in the store."""
+        return sum(part.stored for part in self.parts)
+
+    def part(self, name: str) -> StoredPart:
+        """Return the part of that name; raises KeyError."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(name)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.target} {self.id}: {self.system} {self.kind}, {as_bytes(self.size)} in {as_bytes(self.stored)}, "
+            f"restores to {self.recovery_point}"
+        )

@@ -1,0 +1,20 @@
+"""Moments always know their offset from UTC; a naive datetime is refused at the door."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import attrs
+
+
+def utc_now() -> datetime:
+    """Tell the time in UTC; the default `clock` wherever one can be given."""
+    return datetime.now(UTC)
+
+
+def aware(_instance: object, attribute: attrs.Attribute[datetime], moment: datetime | None) -> None:
+    """Refuse a moment without a UTC offset (attrs validator): nobody could say when it was."""
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError(f"{attribute.name} is a naive datetime: give it a time zone")

@@ -1,0 +1,79 @@
+"""What the verbs return: what was done, measured."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import field, frozen
+
+from .findings import Finding
+from .manifests import Manifest
+from .positions import RecoveryPoint
+from .show import Shown, as_bytes
+
+
+@frozen(kw_only=True)
+class BackupReport(Shown):
+    """A backup that was published. `seconds` is wall time from the first look to the published manifest."""
+
+    manifest: Manifest
+    seconds: float
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """Plain bytes per stored byte."""
+        return self.manifest.size / self.manifest.stored if self.manifest.stored else 1.0
+
+    def __str__(self) -> str:
+        head = (
+            f"backed up {self.manifest.target} as {self.manifest.id}: {as_bytes(self.manifest.size)} in "
+            f"{as_bytes(self.manifest.stored)} ({self.ratio:.1f}:1), {self.seconds:.1f} s; "
+            f"restores to {self.manifest.recovery_point}"
+        )
+        return "\n  ".join([head, *map(str, self.findings)])
+
+
+@frozen(kw_only=True)
+class RestoreReport(Shown):
+    """A restore that was proven: `reached` was read back from the restored system."""
+
+    manifest: Manifest
+    destination: str
+    reached: RecoveryPoint
+    seconds: float
+    findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        head = (
+            f"restored {self.manifest.target} {self.manifest.id} into {self.destination}: "
+            f"{as_bytes(self.manifest.size)}, {self.seconds:.1f} s; reached {self.reached}"
+        )
+        return "\n  ".join([head, *map(str, self.findings)])
+
+
+@frozen(kw_only=True)
+class RestorableMoment(Shown):
+    """One moment that can be restored to, and the backup that does it."""
+
+    backup: str
+    kind: str
+    lineage: str
+    point: RecoveryPoint
+    taken_at: datetime
+
+    def __str__(self) -> str:
+        return f"{self.point} ({self.kind} {self.backup})"
+
+
+@frozen(kw_only=True)
+class Coverage(Shown):
+    """From when to when one can come back. So far backups alone: single moments, with nothing between them."""
+
+    target: str
+    moments: tuple[RestorableMoment, ...] = field(default=())
+
+    def __str__(self) -> str:
+        if not self.moments:
+            return f"{self.target}: nothing can be restored, the archive holds no backup of it"
+        return "\n  ".join([f"{self.target}: {len(self.moments)} restorable moments", *map(str, self.moments)])

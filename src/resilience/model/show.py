@@ -1,0 +1,40 @@
+"""How values show themselves: to a person in a notebook, to a program as JSON."""
+
+from __future__ import annotations
+
+from html import escape
+
+import attrs
+
+from .json import to_json
+
+
+class Shown:
+    """Gives an attrs value `to_json()` and a table in notebooks; `str()` and `repr()` stay the value's own."""
+
+    __slots__ = ()
+
+    def to_json(self) -> str:
+        """Return the value as JSON text; offsets are strings, moments are ISO 8601 with their offset from UTC."""
+        return to_json(self).decode()
+
+    def _repr_html_(self) -> str:
+        fields = attrs.fields(type(self))  # type: ignore[arg-type]  # every Shown class is an attrs class
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{field.name}</th><td>{escape(str(getattr(self, field.name)))}</td></tr>"
+            for field in fields
+            if field.repr
+        )
+        return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>"
+
+
+def as_bytes(count: int | None) -> str:
+    """Write a number of bytes for a person: `1.5 GiB`; `unknown` for None."""
+    if count is None:
+        return "unknown"
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024 or unit == "TiB":
+            break
+        amount /= 1024
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -1,0 +1,1 @@
+"""The verbs. Each reads as one page: look, decide, act, prove."""

@@ -1,0 +1,38 @@
+"""Counts the bytes that pass and tells an observer; an archive and a backup like any other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from attrs import frozen
+
+from resilience.model.events import Notifier
+from resilience.model.manifests import Manifest
+from resilience.primitives import StoredBackup
+
+
+async def counted(chunks: AsyncIterator[bytes], told: Notifier) -> AsyncIterator[bytes]:
+    """Pass chunks on and tell how many bytes have passed."""
+    async for chunk in chunks:
+        yield chunk
+        told.advance(len(chunk))
+
+
+@frozen
+class ObservedBackup:
+    """A StoredBackup whose reading is told to an observer."""
+
+    backup: StoredBackup
+    told: Notifier
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the backup."""
+        return self.backup.manifest
+
+    @asynccontextmanager
+    async def read(self, part: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read a part; see `StoredBackup.read`."""
+        async with self.backup.read(part) as chunks:
+            yield counted(chunks, self.told)

@@ -1,0 +1,217 @@
+"""BASE_BACKUP over the replication protocol (PostgreSQL 55.4), read by a thread that blocks.
+
+The blocking `get_copy_data(0)` would hold the GIL while it waits, so the thread waits in poll(2) and reads what is
+there. A temporary slot that reserves WAL is made first: without it the segments that make the backup consistent could
+be recycled before they are sent. Server and slot forget both when the connection ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from attrs import define, field, frozen
+from psycopg import pq
+
+from resilience.model.errors import Corrupt, Interrupted, Unreachable
+from resilience.model.positions import Position
+from resilience.streams.frames import FRAME_SIZE
+from resilience.streams.tar import Member, TarWalker
+
+from . import server_manifest
+from .client import Dsn, from_server, mapped
+from .lsn import position
+from .server_manifest import FileChecksums, ServerManifest
+
+LAST_FILE = "global/pg_control"
+_COPY = (pq.ExecStatus.COPY_OUT,)
+_FIELD = pq.DiagnosticField
+_FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
+
+
+@frozen
+class Begin:
+    """A new part begins; the chunks that follow are its bytes."""
+
+    part: str
+
+
+@define(kw_only=True)
+class BaseBackup:
+    """One base backup on one connection: `start`, then `items` to the end, then the fields say what it was.
+
+    Both block and belong in a thread; `stop`, from anywhere, makes them raise soon.
+    """
+
+    connection: pq.abc.PGconn
+    dsn: Dsn
+    label: str
+    clock: Callable[[], datetime]
+    keep_damaged: bool = False
+    size: int = 0
+    tablespaces: dict[str, str] = field(factory=dict)
+    lineage: str = ""
+    begins: Position | None = None
+    ends: Position | None = None
+    consistent_at: datetime | None = None
+    warnings: list[str] = field(factory=list)
+    damaged: str = ""
+    _wake: tuple[int, int] = field(factory=os.pipe)
+    _poll: select.poll = field(factory=select.poll)
+    _checksums: FileChecksums = field(factory=FileChecksums)
+    _manifest: bytearray = field(factory=bytearray)
+
+    def stop(self) -> None:
+        """Make a blocked call raise Interrupted; may be called from another thread."""
+        os.write(self._wake[1], b"x")
+
+    def close(self) -> None:
+        """Give back what `stop` needs; not while a call is running."""
+        for end in self._wake:
+            os.close(end)
+
+    def start(self) -> None:
+        """Ask the server to begin; returns when it has, with `size` (its own estimate) and `tablespaces` known."""
+        with mapped(self.dsn, "backup"):
+            self._start()
+
+    def _start(self) -> None:
+        self.connection.notice_handler = self._notice
+        (self.lineage, *_) = self._query("IDENTIFY_SYSTEM")[0]
+        self._query(f'CREATE_REPLICATION_SLOT "resilience_{os.getpid()}_{id(self):x}" TEMPORARY PHYSICAL (RESERVE_WAL)')
+        self._send(
+            f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, MANIFEST 'yes', "
+            "MANIFEST_CHECKSUMS 'CRC32C')"
+        )
+        ((lsn, timeline),) = self._result()
+        self.begins = position(timeline, lsn)
+        for oid, location, kilobytes in self._result():
+            self.size += int(kilobytes or 0) * 1024
+            if oid:
+                self.tablespaces[oid] = location
+        self._result(expected=_COPY)
+
+    def items(self) -> Iterator[Begin | bytes]:
+        """Yield every part as a Begin and its chunks (all but a part's last are of one frame's size)."""
+        with mapped(self.dsn, "backup"):
+            yield from self._items()
+
+    def _items(self) -> Iterator[Begin | bytes]:
+        walker: TarWalker | None = None
+        pieces: list[memoryview] = []
+        held = 0
+        for message in self._copy():
+            kind, data = message[:1], memoryview(message)[1:]
+            if kind == b"d" and walker is None:
+                self._manifest += data
+            elif kind == b"d":
+                walker.feed(data)
+                while held + len(data) >= FRAME_SIZE:
+                    room = FRAME_SIZE - held
+                    yield b"".join([*pieces, data[:room]])
+                    pieces, held, data = [], 0, data[room:]
+                pieces.append(data)
+                held += len(data)
+            elif kind in (b"n", b"m"):
+                if walker is not None:
+                    walker.close()
+                    yield b"".join(pieces)
+                    pieces, held = [], 0
+                walker = None
+                if kind == b"n":
+                    name = data.tobytes().split(b"\0", 1)[0].decode()
+                    self._checksums.prefix = "" if name == "base.tar" else f"pg_tblspc/{name.removesuffix('.tar')}/"
+                    walker = TarWalker(self)
+                    yield Begin(name)
+        yield Begin(server_manifest.NAME)
+        yield bytes(self._manifest)
+        self._end()
+
+    def verify(self) -> None:
+        """Compare what arrived with the server's manifest. Raises Corrupt."""
+        server_manifest.compare(ServerManifest.parse(bytes(self._manifest)), self._checksums.seen)
+
+    def begin(self, member: Member) -> None:
+        """A file begins (TarVisitor); pg_control is the last one before the server ends the backup."""
+        if self._checksums.prefix + member.name == LAST_FILE:
+            self.consistent_at = self.clock()
+        self._checksums.begin(member)
+
+    def body(self, piece: bytes | memoryview) -> None:
+        """Some of its bytes (TarVisitor)."""
+        self._checksums.body(piece)
+
+    def end(self) -> None:
+        """It is complete (TarVisitor)."""
+        self._checksums.end()
+
+    def _end(self) -> None:
+        ((lsn, timeline),) = self._result()
+        self.ends = position(timeline, lsn)
+        try:
+            while self._pending() is not None:
+                continue
+        except Corrupt as error:
+            # The server has sent everything before it says that pages are damaged.
+            if not self.keep_damaged:
+                raise
+            self.damaged = error.what
+
+    def _notice(self, notice: pq.abc.PGresult) -> None:
+        text = notice.error_field(_FIELD.MESSAGE_PRIMARY) or b""
+        self.warnings.append(text.decode(errors="replace"))
+
+    def _copy(self) -> Iterator[bytes]:
+        while True:
+            length, message = self.connection.get_copy_data(1)
+            if length > 0:
+                yield bytes(message)
+            elif length == 0:
+                self._wait()
+                self.connection.consume_input()
+            else:
+                return
+
+    def _query(self, command: str) -> list[tuple[str, ...]]:
+        self._send(command)
+        rows = self._result()
+        while self._pending() is not None:
+            continue
+        return rows
+
+    def _send(self, command: str) -> None:
+        self.connection.send_query(command.encode())
+        while self.connection.flush():
+            self._wait(select.POLLIN | select.POLLOUT)
+            self.connection.consume_input()
+
+    def _result(self, expected: tuple[pq.ExecStatus, ...] = (pq.ExecStatus.TUPLES_OK,)) -> list[tuple[str, ...]]:
+        result = self._pending()
+        if result is None or result.status not in expected:
+            raise Unreachable("the server's answer is not BASE_BACKUP's", operation="backup", subject=self.dsn.where)
+        return [
+            tuple((result.get_value(row, column) or b"").decode() for column in range(result.nfields))
+            for row in range(result.ntuples)
+        ]
+
+    def _pending(self) -> pq.abc.PGresult | None:
+        while self.connection.is_busy():
+            self._wait()
+            self.connection.consume_input()
+        result = self.connection.get_result()
+        if result is not None and result.status in _FAILED:
+            state, message, hint = (
+                (result.error_field(name) or b"").decode(errors="replace")
+                for name in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY, _FIELD.MESSAGE_HINT)
+            )
+            text = message or result.error_message.decode(errors="replace")
+            raise from_server(state, text, hint, dsn=self.dsn, operation="backup")
+        return result
+
+    def _wait(self, events: int = select.POLLIN) -> None:
+        self._poll.register(self.connection.socket, events)
+        self._poll.register(self._wake[0], select.POLLIN)
+        if any(handle == self._wake[0] for handle, _ in self._poll.poll()):
+            raise Interrupted("the backup was stopped", operation="backup", subject=self.dsn.where)

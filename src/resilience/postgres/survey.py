@@ -1,0 +1,99 @@
+"""What a PostgreSQL server says about itself, to a role that may do no more than log in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resilience.model.facts import TargetFacts
+from resilience.model.findings import Finding
+from resilience.model.json import Json
+
+from .client import Dsn, sql
+
+OLDEST, NEWEST = 15, 18
+
+_SERVER = """
+select current_setting('server_version') as version,
+       current_setting('server_version_num')::int as version_num,
+       (select system_identifier::text from pg_control_system()) as lineage,
+       current_setting('wal_segment_size') as wal_segment_size,
+       current_setting('block_size') as block_size,
+       current_setting('data_checksums') as data_checksums,
+       current_setting('wal_level') as wal_level,
+       current_setting('max_wal_senders')::int as max_wal_senders,
+       current_setting('full_page_writes') as full_page_writes,
+       pg_is_in_recovery() as standby,
+       (select rolreplication or rolsuper from pg_roles where rolname = current_user) as may_replicate,
+       (select rolname from pg_roles where oid = 10) as bootstrap_role,
+       current_user::text as role
+"""
+
+_DATABASES = """
+select oid::text, datname as name, pg_encoding_to_char(encoding) as encoding, datcollate as collate, datctype as ctype,
+       datlocprovider::text as provider,
+       coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale,
+       datcollversion as collation_version,
+       pg_database_collation_actual_version(oid) as library_version
+from pg_database d
+where datallowconn
+order by datname
+"""
+
+
+async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
+    """Survey a server for a physical backup; every obstacle becomes a finding."""
+    async with sql(dsn, operation="survey") as connection:
+        server = dict(await connection.fetchrow(_SERVER))
+        databases: list[Json] = [dict(row) for row in await connection.fetch(_DATABASES)]
+    return TargetFacts(
+        target=target,
+        system="postgresql",
+        kind=kind,
+        lineage=server["lineage"],
+        findings=tuple(_obstacles(server, dsn)),
+        details={
+            "version": server["version"],
+            "major": server["version_num"] // 10000,
+            "wal_segment_size": server["wal_segment_size"],
+            "block_size": server["block_size"],
+            "data_checksums": server["data_checksums"],
+            "from_standby": server["standby"],
+            "bootstrap_role": server["bootstrap_role"],
+            "databases": databases,
+        },
+    )
+
+
+def _obstacles(server: dict[str, Any], dsn: Dsn) -> list[Finding]:
+    """Judge what the server said. `Any`: the values of one row, each of the type its SQL says."""
+    major = server["version_num"] // 10000
+    checks = [
+        (
+            not OLDEST <= major <= NEWEST,
+            f"PostgreSQL {server['version']} is not supported, {OLDEST} to {NEWEST} are",
+            "use a release of resilience that knows this version",
+        ),
+        (
+            not server["may_replicate"],
+            f"the role {server['role']} may not replicate",
+            f'run: ALTER ROLE "{server["role"]}" REPLICATION',
+        ),
+        (
+            server["wal_level"] == "minimal",
+            "wal_level is minimal, a physical backup needs replica",
+            "set wal_level = replica and restart the server",
+        ),
+        (
+            server["max_wal_senders"] < 1,
+            "max_wal_senders is 0, nobody may take a backup",
+            "set max_wal_senders = 5 and restart the server",
+        ),
+        (
+            server["standby"] and server["full_page_writes"] == "off",
+            "a backup from a standby needs full_page_writes, which is off",
+            "set full_page_writes = on on the primary and wait for the next checkpoint",
+        ),
+    ]
+    return [
+        Finding(severity="blocker", subject=dsn.where, text=text, hint=hint) for wrong, text, hint in checks if wrong
+    ]

@@ -1,0 +1,155 @@
+"""The Protocols: what every store, archive and system looks like from above.
+
+The verbs in operations/ know nothing else. Each invariant below is tested by a conformance suite in resilience.testing,
+which every implementation has to pass. `Opened[T]` is something to be used in `async with`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol, TypeAlias, TypeVar
+
+from attrs import field, frozen
+
+from .model.capture import Captured, Part
+from .model.facts import DestinationFacts, TargetFacts
+from .model.findings import Level, Verdict
+from .model.manifests import Manifest, StoredPart
+from .model.moments import aware
+from .model.plans import BackupPlan, RestorePlan
+from .model.positions import RecoveryPoint
+
+T_co = TypeVar("T_co", covariant=True)
+S_contra = TypeVar("S_contra", contravariant=True)
+Opened: TypeAlias = AbstractAsyncContextManager[T_co]
+
+
+class Named(Protocol):
+    """Something with a name of its own and the name of the system it belongs to."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def system(self) -> str: ...
+
+
+class BackupTarget(Named, Protocol):
+    """Something that can be backed up.
+
+    - `survey` writes nothing. What stands in the way of a backup is a finding with severity blocker.
+    - Leaving `capture` early, also by cancellation, aborts it and ends the server's backup mode.
+    """
+
+    async def survey(self) -> TargetFacts: ...
+    def capture(self, plan: BackupPlan) -> Opened[Capture]: ...
+
+
+class Capture(Protocol):
+    """A backup being read from its target.
+
+    - `parts` are yielded once, in order; each is read to its end before the next is asked for.
+    - `finish` comes after the last part; it raises Corrupt if what was read is not what the target says it sent.
+    - `size` is how many bytes the target expects to send, None if it cannot know.
+    """
+
+    @property
+    def size(self) -> int | None: ...
+    def parts(self) -> AsyncIterator[Part]: ...
+    async def finish(self) -> Captured: ...
+
+
+class RestoreDestination(Named, Protocol[T_co]):
+    """Somewhere a backup comes back to life.
+
+    - `survey` writes nothing, and says whether the destination is empty and large enough for the chain.
+    - `apply` refuses a destination that is not empty. It makes the destination startable last, so that an interrupted
+      restore cannot start, and returns the recovery point read back from the restored system.
+    - `live` is an isolated running server; it never acts as the production it was taken from, and is stopped on leaving.
+    - `discard` removes what `apply` left behind; it may be repeated.
+    - `accepts` are the kinds of backup it can bring back to life.
+    """
+
+    @property
+    def accepts(self) -> tuple[str, ...]: ...
+    async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts: ...
+    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> RecoveryPoint: ...
+    def live(self) -> Opened[T_co]: ...
+    async def discard(self) -> None: ...
+
+
+class Archiver(Protocol):
+    """Keeps backups.
+
+    - A backup exists if and only if its manifest does. `manifests` yields them oldest first.
+    - `draft` publishes nothing unless `publish` is called, which is last and create-only. Leaving it early, also by
+      cancellation, leaves objects that no manifest names and a run record that says what happened.
+    - `retire` removes the manifest first, then the objects; it may be repeated.
+    """
+
+    def manifests(self, target: str) -> AsyncIterator[Manifest]: ...
+    def draft(self, plan: BackupPlan) -> Opened[Draft]: ...
+    def open(self, manifest: Manifest) -> Opened[StoredBackup]: ...
+    async def retire(self, manifest: Manifest) -> None: ...
+
+
+class Draft(Protocol):
+    """A backup being written: `store` every part, in any order, then `publish` once."""
+
+    async def store(self, part: Part) -> StoredPart: ...
+    async def publish(self, captured: Captured) -> Manifest: ...
+
+
+class StoredBackup(Protocol):
+    """A published backup, open for reading.
+
+    - No byte leaves `read` before its frame is verified. A digest of a whole object can only be known at its end: a
+      reader must not make anything final before the iterator has ended without an error.
+    """
+
+    @property
+    def manifest(self) -> Manifest: ...
+    def read(self, part: str) -> Opened[AsyncIterator[bytes]]: ...
+
+
+class Validator(Protocol[S_contra]):
+    """Proves something about S: a StoredBackup, or a live server.
+
+    - A failed check is a finding in the verdict; an exception means that it could not look.
+    - The verdict says how much was examined.
+    """
+
+    @property
+    def level(self) -> Level: ...
+    async def check(self, subject: S_contra) -> Verdict: ...
+
+
+@frozen(kw_only=True)
+class ObjectInfo:
+    """What a store knows of one object."""
+
+    key: str
+    size: int
+    modified: datetime = field(validator=aware)
+
+
+class ObjectStore(Protocol):
+    """Named, immutable sequences of bytes. Keys are paths of `/`-separated names.
+
+    - `put` creates; it raises AlreadyExists rather than overwrite, and of two writers at once exactly one succeeds. The
+      object becomes visible whole and durable, or not at all; also on cancellation, a crash and a full disk.
+    - `get` yields chunks of about 1 MiB from `offset` on; it raises ObjectMissing when entered.
+    - `list` yields, in the order of their keys, all objects whose keys begin with `prefix`.
+    - `stat` returns None for what is not there. `delete` may be repeated.
+    """
+
+    async def put(self, key: str, chunks: Chunks) -> ObjectInfo: ...
+    def get(self, key: str, *, offset: int = 0) -> Opened[AsyncIterator[bytes]]: ...
+    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]: ...
+    async def stat(self, key: str) -> ObjectInfo | None: ...
+    async def delete(self, key: str) -> None: ...
+
+
+Chunks: TypeAlias = AsyncIterator[bytes] | Iterable[bytes]
+"""What `put` takes: the pieces of an object, in order."""

@@ -1,0 +1,231 @@
+"""A store in a local directory: create-only and safe against crashes.
+
+An object is written aside, synced, hard-linked to its name and removed from aside; then every folder that changed is
+synced. A link either exists whole or not at all and never replaces another, so two writers cannot disturb each other
+and half an object is never visible. See open(2), link(2) and fsync(2); a failed fsync is final because the kernel may
+already have dropped the pages it could not write.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from itertools import takewhile
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from attrs import define, field
+
+from resilience.concurrency import in_thread
+from resilience.model.errors import AlreadyExists, ObjectMissing, StorageFailed, Unsupported
+from resilience.primitives import Chunks, ObjectInfo
+
+from .keys import checked, each
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHUNK = 1 << 20
+ASIDE = ".aside"
+LISTED_AT_ONCE = 1000
+
+
+@define
+class LocalStore:
+    """Keeps objects as files below `root`, which is created when first written to.
+
+    Objects are synced before they become visible. A file system without hard links is refused with Unsupported; a full
+    or failing disk raises StorageFailed and leaves nothing visible. What a killed writer left aside (in `.aside`) is
+    never listed.
+    """
+
+    root: Path = field(converter=lambda path: Path(path).absolute())
+    _durable: set[Path] = field(factory=set, init=False, repr=False)
+
+    async def put(self, key: str, chunks: Chunks) -> ObjectInfo:
+        """Create an object; see `ObjectStore.put`. Cancelled: it exists whole and durable, or not at all."""
+        path = self.root / checked(key)
+        aside = _File(self.root / ASIDE / secrets.token_hex(16))
+        try:
+            await _do("put", key, self._make_folders, aside.path.parent)
+            await _do("put", key, aside.open, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            async for chunk in each(chunks):
+                await _do("put", key, aside.write, chunk)
+            await _do("put", key, aside.sync)
+            await _do("put", key, self._make_folders, path.parent)
+            status = await _do("put", key, _publish, aside.path, path)
+        finally:
+            aside.discard()
+        return _info(key, status)
+
+    @asynccontextmanager
+    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read an object from `offset`; see `ObjectStore.get`."""
+        file = _File(self.root / checked(key))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            while chunk := await _do("get", key, file.read, CHUNK):
+                yield chunk
+
+        try:
+            await _do("get", key, file.open, os.O_RDONLY)
+            await _do("get", key, file.seek, offset)
+            yield chunks()
+        finally:
+            file.close()
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects under a prefix in the order of their keys; see `ObjectStore.list`."""
+        walk = self._walk(prefix)
+
+        def some() -> list[ObjectInfo]:
+            return [info for info, _ in zip(walk, range(LISTED_AT_ONCE), strict=False)]
+
+        while infos := await _do("list", prefix, some):
+            for info in infos:
+                yield info
+
+    async def stat(self, key: str) -> ObjectInfo | None:
+        """Look at one object; None if it is not there."""
+        path = self.root / checked(key)
+        try:
+            status = await _do("stat", key, path.stat)
+        except ObjectMissing:
+            return None
+        return _info(key, status)
+
+    async def delete(self, key: str) -> None:
+        """Remove one object, if it is there, durably."""
+        path = self.root / checked(key)
+
+        def remove() -> None:
+            path.unlink()
+            sync_folder(path.parent)
+
+        with suppress(ObjectMissing):
+            await _do("delete", key, remove)
+
+    def _make_folders(self, folder: Path) -> None:
+        # Whoever made a folder may have died before syncing its parent: sync the way up once, even if it all exists.
+        if folder in self._durable:
+            return
+        inside = [up for up in (folder, *folder.parents) if up.is_relative_to(self.root)]
+        missing = list(takewhile(lambda up: not up.exists(), (folder, *folder.parents)))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for changed in {*inside, self.root.parent, *(made.parent for made in missing)} - self._durable:
+            sync_folder(changed)
+        self._durable.update(inside)
+
+    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Walk keys in order, entering only folders that can hold the prefix."""
+        folder = prefix.rpartition("/")[0]
+        yield from self._walk_folder(folder, prefix)
+
+    def _walk_folder(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
+        try:
+            with os.scandir(self.root / folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name + "/" if entry.is_dir() else entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            key = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name == ASIDE:
+                continue
+            if entry.is_dir():
+                if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                    yield from self._walk_folder(key, prefix)
+            elif key.startswith(prefix):
+                with suppress(FileNotFoundError):
+                    yield _info(key, entry.stat())
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(key=key, size=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
+
+
+@define
+class _File:
+    """A file that a thread opens and the caller can always close, even when cancelled while it was being opened."""
+
+    path: Path
+    _handle: int | None = None
+
+    def open(self, flags: int) -> None:
+        self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
+
+    @property
+    def handle(self) -> int:
+        if self._handle is None:
+            raise ValueError(f"{self.path} is closed")
+        return self._handle
+
+    def read(self, count: int) -> bytes:
+        return os.read(self.handle, count)
+
+    def seek(self, offset: int) -> None:
+        os.lseek(self.handle, offset, os.SEEK_SET)
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self.handle, rest) :]
+
+    def sync(self) -> None:
+        os.fsync(self.handle)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def discard(self) -> None:
+        self.close()
+        with suppress(OSError):
+            self.path.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _publish(aside: Path, path: Path) -> os.stat_result:
+    try:
+        os.link(aside, path)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+            raise Unsupported(
+                f"the file system at {path.parent} makes no hard links",
+                hint="a LocalStore needs them to create objects safely; choose another file system",
+            ) from error
+        raise
+    try:
+        aside.unlink()
+        sync_folder(path.parent)
+        sync_folder(aside.parent)
+        return path.stat()
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+async def _do(operation: str, key: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a blocking function in a thread and turn the operating system's errors into ours, at this one door."""
+    try:
+        return await in_thread(function, *args, **kwargs)
+    except FileExistsError as error:
+        raise AlreadyExists("the object exists", operation=operation, subject=key) from error
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ObjectMissing("there is no such object", operation=operation, subject=key) from error
+    except OSError as error:
+        where = error.filename or "the store"
+        raise StorageFailed(f"{error.strerror}: {where}", operation=operation, subject=key) from error

@@ -1,0 +1,1 @@
+"""Synchronous functions on bytes: cut, compress, expand, walk a tar. No I/O, no threads, no clock."""

@@ -1,0 +1,205 @@
+"""PostgreSQL's own programs: found, checked for their version, run without a password on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import re
+import shutil
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from attrs import define, field, frozen
+
+from resilience.concurrency import finish
+from resilience.model.errors import Refused, ResilienceError, Unavailable, Unsupported
+
+KILL_AFTER_SECONDS = 10.0
+_STDERR_LINES = 20
+_VERSION = re.compile(r"\) (\d+)")
+
+# Runs a program that is told to stop when the process that started it dies, even by kill -9; see prctl(2).
+_TIED = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGINT); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+@frozen
+class Account:
+    """The operating-system account that a server runs as and that owns its files."""
+
+    name: str
+    uid: int
+    gid: int
+
+    @classmethod
+    def named(cls, name: str) -> Account:
+        """Look an account up by name. Raises Refused if there is none, or if it is root."""
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            raise Refused(f"there is no account {name!r} on this machine", operation="restore") from None
+        return cls.numbered(entry.pw_uid)
+
+    @classmethod
+    def numbered(cls, uid: int) -> Account:
+        """Look an account up by number. Raises Refused if it is root: PostgreSQL will not run as root."""
+        if uid == 0:
+            raise Refused(
+                "PostgreSQL will not run as root",
+                operation="restore",
+                hint="name another account with owner=, or let one own the folder",
+            )
+        try:
+            entry = pwd.getpwuid(uid)
+        except KeyError:
+            return cls(str(uid), uid, uid)
+        return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+@frozen
+class Tools:
+    """The programs in `bin_dir`; without one, those on the PATH."""
+
+    bin_dir: Path | None = field(default=None, converter=lambda path: None if path is None else Path(path).absolute())
+
+    def path(self, program: str) -> str:
+        """Return where a program is. Raises Unsupported if it is missing."""
+        found = shutil.which(program, path=None if self.bin_dir is None else str(self.bin_dir))
+        if found is None:
+            where = "on the PATH" if self.bin_dir is None else f"in {self.bin_dir}"
+            raise Unsupported(
+                f"{program} is not {where}",
+                hint="install PostgreSQL's programs, or name the folder that has them with bin_dir=",
+            )
+        return found
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment its programs need: without this, a relocated PostgreSQL loads the system's libpq."""
+        environment = dict(os.environ)
+        if self.bin_dir is not None and any((libraries := self.bin_dir.parent / "lib").glob("libpq.so*")):
+            known = environment.get("LD_LIBRARY_PATH")
+            environment["LD_LIBRARY_PATH"] = f"{libraries}:{known}" if known else str(libraries)
+        return environment
+
+    async def major(self, program: str) -> int:
+        """Return the major version of a program. Raises Unsupported if it cannot be told."""
+        async with self.start(program, ["--version"], stdout=True) as running:
+            printed = (await running.read_all()).decode(errors="replace")
+            await running.succeed()
+        match = _VERSION.search(printed)
+        if match is None:
+            raise Unsupported(f"{program} does not say its version: {printed.strip()!r}")
+        return int(match[1])
+
+    @asynccontextmanager
+    async def start(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        *,
+        stdin: bool = False,
+        stdout: bool = False,
+        account: Account | None = None,
+        environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        tied: bool = False,
+    ) -> AsyncIterator[Running]:
+        """Run a program; still running on leaving, it is terminated and waited for.
+
+        `tied` programs are also stopped when this process dies without leaving. `account` is used when we are root.
+        """
+        path = self.path(program)
+        command = [path, *arguments]
+        if tied:
+            command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
+        drop = account is not None and os.geteuid() == 0
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if stdout else asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                env={**self.environment(), **(environment or {})},
+                cwd=cwd or "/",
+                limit=4 << 20,
+                **({"user": account.uid, "group": account.gid, "extra_groups": []} if drop and account else {}),
+            )
+        except OSError as error:
+            raise Unsupported(f"{path} cannot be run: {error.strerror}") from error
+        running = Running(program, process)
+        try:
+            yield running
+        finally:
+            await finish(running.stop())
+
+
+@define
+class Running:
+    """A program that runs; the last lines of its stderr are kept for messages."""
+
+    program: str
+    process: asyncio.subprocess.Process
+    _stderr: deque[str] = field(factory=lambda: deque(maxlen=_STDERR_LINES))
+    _reading: asyncio.Task[None] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._reading = asyncio.create_task(self._read_stderr())
+
+    @property
+    def said(self) -> str:
+        """What it wrote to stderr last, on one line."""
+        return " ".join(" ".join(self._stderr).split())
+
+    async def read_all(self) -> bytes:
+        """Read its output to the end."""
+        return await self.stdout.read()
+
+    @property
+    def stdout(self) -> asyncio.StreamReader:
+        """Its output; it must have been started with `stdout=True`."""
+        if self.process.stdout is None:
+            raise ValueError(f"{self.program} was started without stdout")
+        return self.process.stdout
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter:
+        """Its input; it must have been started with `stdin=True`."""
+        if self.process.stdin is None:
+            raise ValueError(f"{self.program} was started without stdin")
+        return self.process.stdin
+
+    async def wait(self) -> int:
+        """Wait for its end and return its exit status."""
+        status = await self.process.wait()
+        await asyncio.wait([self._reading])
+        return status
+
+    async def succeed(self, kind: type[ResilienceError] = Unavailable) -> None:
+        """Wait for its end; raise `kind` with what it said unless it exits with 0."""
+        status = await self.wait()
+        if status != 0:
+            said = self.said or "it said nothing"
+            raise kind(f"{self.program} failed with status {status}: {said}")
+
+    async def stop(self) -> None:
+        """Terminate it if it still runs: politely, then after 10 s by force."""
+        with suppress(ProcessLookupError):
+            if self.process.returncode is None:
+                self.process.terminate()
+                try:
+                    await asyncio.wait_for(self.process.wait(), KILL_AFTER_SECONDS)
+                except TimeoutError:
+                    self.process.kill()
+        await self.wait()
+
+    async def _read_stderr(self) -> None:
+        if self.process.stderr is None:
+            return
+        async for line in self.process.stderr:
+            self._stderr.append(line.decode(errors="replace"))

@@ -106,7 +106,7 @@ class BaseBackup:
             kind, data = message[:1], memoryview(message)[1:]
             if kind == b"d" and walker is None:
                 self._manifest += data
-            elif kind == b"d":
+            elif kind == b"d" and walker is not None:
                 walker.feed(data)
                 while held + len(data) >= FRAME_SIZE:
                     room = FRAME_SIZE - held
@@ -160,8 +160,8 @@ class BaseBackup:
             self.damaged = error.what
 
     def _notice(self, notice: pq.abc.PGresult) -> None:
-        text = notice.error_field(_FIELD.MESSAGE_PRIMARY) or b""
-        self.warnings.append(text.decode(errors="replace"))
+        if notice.error_field(_FIELD.SEVERITY_NONLOCALIZED) == b"WARNING":
+            self.warnings.append((notice.error_field(_FIELD.MESSAGE_PRIMARY) or b"").decode(errors="replace"))
 
     def _copy(self) -> Iterator[bytes]:
         while True:

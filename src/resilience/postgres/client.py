@@ -76,6 +76,11 @@ class Dsn:
         return f"postgresql:///{quote(self.parameters.get('dbname', 'postgres'), safe='')}?{urlencode(rest)}"
 
 
+def parse_dsn(text: str | Dsn) -> Dsn:
+    """Read a connection string (attrs converter); see `Dsn.parse`."""
+    return Dsn.parse(text)
+
+
 @asynccontextmanager
 async def sql(dsn: Dsn, *, operation: str) -> AsyncIterator[asyncpg.Connection]:
     """Open a connection for SQL; closed on leaving. Raises Unreachable, TimedOut or Refused."""

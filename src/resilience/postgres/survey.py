@@ -43,7 +43,7 @@ order by datname
 async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
     """Survey a server for a physical backup; every obstacle becomes a finding."""
     async with sql(dsn, operation="survey") as connection:
-        server = dict(await connection.fetchrow(_SERVER))
+        (server,) = [dict(row) for row in await connection.fetch(_SERVER)]
         databases: list[Json] = [dict(row) for row in await connection.fetch(_DATABASES)]
     return TargetFacts(
         target=target,

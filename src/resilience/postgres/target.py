@@ -22,7 +22,7 @@ from resilience.model.positions import RecoveryPoint
 
 from . import survey
 from .base_backup import BaseBackup, Begin
-from .client import Dsn, replication
+from .client import Dsn, parse_dsn, replication
 
 CHUNKS_AHEAD = 4
 
@@ -40,7 +40,7 @@ class PostgresTarget:
     kind: ClassVar[str] = "base"
 
     name: str = field(converter=checked_name)
-    dsn: Dsn = field(converter=Dsn.parse, kw_only=True)
+    dsn: Dsn = field(converter=parse_dsn, kw_only=True)
     keep_damaged: bool = field(default=False, kw_only=True)
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
 

@@ -66,7 +66,12 @@ class Account:
 class Tools:
     """The programs in `bin_dir`; without one, those on the PATH."""
 
-    bin_dir: Path | None = field(default=None, converter=lambda path: None if path is None else Path(path).absolute())
+    bin_dir: Path | None = None
+
+    @classmethod
+    def at(cls, bin_dir: str | Path | None) -> Tools:
+        """Use the programs in a folder, or with None those on the PATH."""
+        return cls(None if bin_dir is None else Path(bin_dir).absolute())
 
     def path(self, program: str) -> str:
         """Return where a program is. Raises Unsupported if it is missing."""
@@ -118,7 +123,7 @@ class Tools:
         command = [path, *arguments]
         if tied:
             command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
-        drop = account is not None and os.geteuid() == 0
+        run_as = account if os.geteuid() == 0 else None
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -128,7 +133,9 @@ class Tools:
                 env={**self.environment(), **(environment or {})},
                 cwd=cwd or "/",
                 limit=4 << 20,
-                **({"user": account.uid, "group": account.gid, "extra_groups": []} if drop and account else {}),
+                user=run_as.uid if run_as else None,
+                group=run_as.gid if run_as else None,
+                extra_groups=[] if run_as else None,
             )
         except OSError as error:
             raise Unsupported(f"{path} cannot be run: {error.strerror}") from error

@@ -34,6 +34,10 @@ ASIDE = ".aside"
 LISTED_AT_ONCE = 1000
 
 
+def _absolute(path: str | Path) -> Path:
+    return Path(path).absolute()
+
+
 @define
 class LocalStore:
     """Keeps objects as files below `root`, which is created when first written to.
@@ -43,7 +47,7 @@ class LocalStore:
     never listed.
     """
 
-    root: Path = field(converter=lambda path: Path(path).absolute())
+    root: Path = field(converter=_absolute)
     _durable: set[Path] = field(factory=set, init=False, repr=False)
 
     async def put(self, key: str, chunks: Chunks) -> ObjectInfo:

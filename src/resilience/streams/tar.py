@@ -46,7 +46,7 @@ class TarWalker:
         self._padding = 0
         self._zero_blocks = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take the next piece. Raises Corrupt if it is no tar, or not one that PostgreSQL writes."""
         position, length = 0, len(data)
         while position < length:

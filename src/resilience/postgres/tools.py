@@ -22,11 +22,17 @@ KILL_AFTER_SECONDS = 10.0
 _STDERR_LINES = 20
 _VERSION = re.compile(r"\) (\d+)")
 
-# Runs a program that is told to stop when the process that started it dies, even by kill -9; see prctl(2).
-_TIED = (
-    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGINT); "
-    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execv(sys.argv[2], sys.argv[2:])"
-)
+# Becomes another account and asks the kernel to interrupt the program when its parent dies, even by kill -9; see
+# prctl(2), PR_SET_PDEATHSIG. The order matters: changing the account would forget the wish.
+_TIED = """
+import ctypes, os, signal, sys
+parent, uid, gid = map(int, sys.argv[1:4])
+if uid:
+    os.setgroups([]); os.setgid(gid); os.setuid(uid)
+ctypes.CDLL(None).prctl(1, signal.SIGINT)
+os.getppid() == parent or sys.exit(1)
+os.execv(sys.argv[4], sys.argv[4:])
+"""
 
 
 @frozen
@@ -60,6 +66,12 @@ class Account:
         except KeyError:
             return cls(str(uid), uid, uid)
         return cls(entry.pw_name, entry.pw_uid, entry.pw_gid)
+
+
+def tied(command: Sequence[str], account: Account | None) -> list[str]:
+    """Return a command that runs as `account` and is stopped when this process dies without stopping it."""
+    uid, gid = (account.uid, account.gid) if account is not None and os.geteuid() == 0 else (0, 0)
+    return [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), str(uid), str(gid), *command]
 
 
 @frozen
@@ -113,29 +125,21 @@ class Tools:
         account: Account | None = None,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
-        tied: bool = False,
     ) -> AsyncIterator[Running]:
-        """Run a program; still running on leaving, it is terminated and waited for.
+        """Run a program, as `account` if we are root. On leaving it is terminated and waited for if it still runs.
 
-        `tied` programs are also stopped when this process dies without leaving. `account` is used when we are root.
+        It is also stopped when this process dies without leaving.
         """
         path = self.path(program)
-        command = [path, *arguments]
-        if tied:
-            command = [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *command]
-        run_as = account if os.geteuid() == 0 else None
         try:
             process = await asyncio.create_subprocess_exec(
-                *command,
+                *tied([path, *arguments], account),
                 stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE if stdout else asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 env={**self.environment(), **(environment or {})},
                 cwd=cwd or "/",
                 limit=4 << 20,
-                user=run_as.uid if run_as else None,
-                group=run_as.gid if run_as else None,
-                extra_groups=[] if run_as else None,
             )
         except OSError as error:
             raise Unsupported(f"{path} cannot be run: {error.strerror}") from error

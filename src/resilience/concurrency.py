@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import ParamSpec, TypeVar
 
 S = TypeVar("S")
@@ -25,15 +25,11 @@ async def finish(effect: Awaitable[T]) -> T:
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
-            await asyncio.shield(task)
+            await asyncio.wait([task])
         except asyncio.CancelledError as error:
-            if not task.done():
-                cancelled = error
-        except BaseException:  # noqa: BLE001  # raised below, by task.result()
-            break
+            cancelled = error
     if cancelled is not None:
-        if not task.cancelled():
-            task.exception()
+        _forget(task)
         raise cancelled
     return task.result()
 
@@ -43,22 +39,36 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     return await finish(asyncio.to_thread(function, *args, **kwargs))
 
 
+@asynccontextmanager
+async def closing(items: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
+    """Close an iterator on leaving, if it is one that can be closed: a generator's cleanup must not wait for the GC."""
+    try:
+        yield items
+    finally:
+        if isinstance(items, AsyncGenerator):
+            await items.aclose()
+
+
 async def in_order(
     source: AsyncIterator[S], step: Callable[[S], T], *, pool: Executor, ahead: int
 ) -> AsyncGenerator[T]:
-    """Apply `step` to every item on the pool's threads, at most `ahead` at once; yield the results in order."""
+    """Apply `step` to every item on the pool's threads, at most `ahead` at once; yield the results in order.
+
+    Once iterated, it also closes `source`.
+    """
     pending: deque[Future[T]] = deque()
-    try:
-        async for item in source:
-            pending.append(pool.submit(step, item))
-            if len(pending) >= ahead:
+    async with closing(source) as items:
+        try:
+            async for item in items:
+                pending.append(pool.submit(step, item))
+                if len(pending) >= ahead:
+                    yield await asyncio.wrap_future(pending[0])
+                    pending.popleft()
+            while pending:
                 yield await asyncio.wrap_future(pending[0])
                 pending.popleft()
-        while pending:
-            yield await asyncio.wrap_future(pending[0])
-            pending.popleft()
-    finally:
-        await _abandon(pending)
+        finally:
+            await _abandon(pending)
 
 
 @asynccontextmanager
@@ -77,7 +87,7 @@ async def in_background(
                 return (item,)
             return None
 
-        async def items() -> AsyncIterator[T]:
+        async def items() -> AsyncGenerator[T]:
             while True:
                 while len(pending) < ahead:
                     pending.append(thread.submit(step))
@@ -88,7 +98,8 @@ async def in_background(
                 yield boxed[0]
 
         try:
-            yield items()
+            async with aclosing(items()) as iterating:
+                yield iterating
         finally:
             stop()
             await _abandon(pending)
@@ -101,9 +112,20 @@ async def _abandon(pending: Iterable[Future[T]]) -> None:
 
 
 async def stop_tasks(tasks: Iterable[asyncio.Task[T]]) -> None:
-    """Cancel tasks and wait until every one of them has ended."""
+    """Cancel tasks and wait until every one of them has ended; what they raise is nobody's business any more."""
+    tasks = list(tasks)
     running = [task for task in tasks if not task.done()]
     for task in running:
         task.cancel()
-    if running:
-        await finish(asyncio.wait(running))
+    try:
+        if running:
+            await finish(asyncio.wait(running))
+    finally:
+        for task in tasks:
+            _forget(task)
+
+
+def _forget(task: asyncio.Future[T]) -> None:
+    """Look at how a task ended, or asyncio would complain that nobody did."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,170 @@
+"""Cancels a coroutine at every one of its await points, one after another, and looks for what it leaves running."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def cancellations(*, step: int = 1) -> Iterator[Attempt]:
+    """Yield attempts, each cancelling the coroutine it is given one await point later, until there is none left.
+
+    Twice: first the moment the coroutine begins to wait, then the moment what it waited for has come, so that the
+    result is lost. Each attempt must be called once, with a fresh coroutine that does the same:
+
+        for attempt in cancellations():
+            store = MemoryStore()
+            await attempt(store.put("key", [b"data"]))
+            assert ...
+
+    `step` skips await points, where there are very many.
+    """
+    for late in (False, True):
+        at = 1
+        while True:
+            attempt = Attempt(at=at, late=late)
+            yield attempt
+            if attempt.completed:
+                break
+            at += step
+
+
+class Attempt:
+    """One run of a coroutine, cancelled at its await point number `at`; afterwards `completed` if it has fewer."""
+
+    def __init__(self, *, at: int, late: bool) -> None:
+        self.at = at
+        self.late = late
+        self._ended: bool | None = None
+
+    def __repr__(self) -> str:
+        return f"Attempt(at={self.at}, late={self.late})"
+
+    @property
+    def completed(self) -> bool:
+        """Whether the coroutine ran to its end, because it never came to this await point."""
+        if self._ended is None:
+            raise RuntimeError("an attempt was not made: call it with a coroutine")
+        return self._ended
+
+    async def __call__(self, coroutine: Coroutine[object, object, object]) -> bool:
+        """Run the coroutine in a task of its own and return `completed`.
+
+        Raises what the coroutine raises, except the cancellation; AssertionError if it swallowed the cancellation or
+        left a task or a thread running.
+        """
+        found = _Running.now()
+        watched = _Watched(coroutine, self)
+        task = asyncio.create_task(_wait(watched))
+        await asyncio.wait([task])
+        self._ended = not watched.cancelled
+        if task.cancelled() != watched.cancelled:
+            task.result()
+            raise AssertionError(f"{self}: the cancellation was swallowed")
+        if not task.cancelled():
+            task.result()
+        _Running.now().compare(found, str(self))
+        return self._ended
+
+
+class _Watched(Generic[T]):
+    """Runs a coroutine like `await` does and counts how often it waits."""
+
+    def __init__(self, coroutine: Coroutine[object, object, T], attempt: Attempt) -> None:
+        self.cancelled = False
+        self._coroutine = coroutine
+        self._attempt = attempt
+        self._waits = 0
+
+    def __await__(self) -> Generator[object, None, T]:
+        steps = self._coroutine.__await__()
+        thrown: BaseException | None = None
+        while True:
+            try:
+                awaited = steps.send(None) if thrown is None else steps.throw(thrown)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            thrown = None
+            self._waits += 1
+            if self._waits == self._attempt.at:
+                self._cancel(awaited)
+            try:
+                yield awaited
+            except BaseException as error:  # noqa: BLE001  # it is thrown into the coroutine
+                thrown = error
+
+    def _cancel(self, awaited: object) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("an attempt runs in a task")
+
+        def cancel(_: object = None) -> None:
+            self.cancelled = True
+            task.cancel()
+
+        if self._attempt.late and isinstance(awaited, asyncio.Future):
+            # Called before the task's own callback: the task is cancelled with its result already on the way.
+            awaited.add_done_callback(cancel)
+        else:
+            cancel()
+
+
+async def _wait(watched: _Watched[T]) -> T:
+    return await watched
+
+
+class _Running:
+    """The tasks and threads there are; the event loop's own helper threads do not count."""
+
+    def __init__(self, tasks: set[asyncio.Task[object]], threads: set[threading.Thread]) -> None:
+        self.tasks = tasks
+        self.threads = threads
+
+    @classmethod
+    def now(cls) -> _Running:
+        threads = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+        return cls({task for task in asyncio.all_tasks() if not task.done()}, threads)
+
+    def compare(self, before: _Running, when: str) -> None:
+        left: set[object] = {*(self.tasks - before.tasks), *(self.threads - before.threads)}
+        if left:
+            raise AssertionError(f"{when}: left running: {left}")
+
+
+@asynccontextmanager
+async def nothing_left_running() -> AsyncIterator[None]:
+    """Raise AssertionError on leaving if something was left to others.
+
+    That is a task or a thread that still runs, an asynchronous generator that only the garbage collector would have
+    closed, or an exception that nobody looked at.
+    """
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    handler, hooks = loop.get_exception_handler(), sys.get_asyncgen_hooks()
+
+    def finalize(generator: AsyncGenerator[object, None]) -> None:
+        complaints.append(f"nobody closed {generator!r}")
+        if hooks.finalizer is not None:
+            hooks.finalizer(generator)
+
+    loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+    sys.set_asyncgen_hooks(finalizer=finalize)
+    before = _Running.now()
+    try:
+        yield
+        gc.collect()
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(handler)
+        sys.set_asyncgen_hooks(finalizer=hooks.finalizer)
+    if complaints:
+        raise AssertionError("; ".join(complaints))
+    _Running.now().compare(before, "at the end")

@@ -13,13 +13,12 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from attrs import field, frozen
 
-from .model.capture import Captured, Part
+from .model.capture import Captured, Part, Restored
 from .model.facts import DestinationFacts, TargetFacts
-from .model.findings import Level, Verdict
+from .model.findings import Examined, Level, Verdict
 from .model.manifests import Manifest, StoredPart
 from .model.moments import aware
 from .model.plans import BackupPlan, RestorePlan
-from .model.positions import RecoveryPoint
 
 T_co = TypeVar("T_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -66,7 +65,7 @@ class RestoreDestination(Named, Protocol[T_co]):
     - `survey` writes nothing, and says whether the destination is empty and large enough for the chain.
     - `apply` refuses a destination that is not empty. It makes the destination startable last, so that an interrupted
       restore cannot start, and returns the recovery point read back from the restored system.
-    - `live` is an isolated running server; it never acts as the production it was taken from, and is stopped on leaving.
+    - `live` is an isolated running server that never acts as the production it was taken from; stopped on leaving.
     - `discard` removes what `apply` left behind; it may be repeated.
     - `accepts` are the kinds of backup it can bring back to life.
     """
@@ -74,7 +73,7 @@ class RestoreDestination(Named, Protocol[T_co]):
     @property
     def accepts(self) -> tuple[str, ...]: ...
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts: ...
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> RecoveryPoint: ...
+    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored: ...
     def live(self) -> Opened[T_co]: ...
     async def discard(self) -> None: ...
 
@@ -106,11 +105,14 @@ class StoredBackup(Protocol):
 
     - No byte leaves `read` before its frame is verified. A digest of a whole object can only be known at its end: a
       reader must not make anything final before the iterator has ended without an error.
+    - `examine` looks at every object, also at those after a damaged one: at level EXISTS whether it is there with its
+      size, at level CHECKSUMS at every stored byte.
     """
 
     @property
     def manifest(self) -> Manifest: ...
     def read(self, part: str) -> Opened[AsyncIterator[bytes]]: ...
+    def examine(self, level: Level) -> AsyncIterator[Examined]: ...
 
 
 class Validator(Protocol[S_contra]):

@@ -11,7 +11,7 @@ from datetime import datetime
 from attrs import define, field
 from attrs.validators import ge
 
-from resilience.model.errors import AlreadyExists, ManifestInvalid, ObjectMissing, Refused
+from resilience.model.errors import AlreadyExists, ManifestInvalid, Refused
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import Manifest
@@ -23,7 +23,7 @@ from resilience.streams.frames import FRAME_SIZE, Compressor
 from . import layout
 from .draft import Draft
 from .envelope import unwrap
-from .reading import Reader
+from .reading import Reader, whole
 from .writing import Writer
 
 OBJECT_SIZE = 64 << 20
@@ -54,7 +54,7 @@ class Archive:
         if system is None:
             return
         async for info in self.store.list(layout.manifests(system, target)):
-            if (data := await self._bytes(info.key)) is not None:
+            if (data := await whole(self.store, info.key)) is not None:
                 yield _checked(unwrap(data, info.key), info.key)
 
     async def targets(self) -> list[str]:
@@ -68,7 +68,7 @@ class Archive:
         if system is None:
             return None
         key = layout.manifest(system, target, backup)
-        data = await self._bytes(key)
+        data = await whole(self.store, key)
         return None if data is None else _checked(unwrap(data, key), key)
 
     @asynccontextmanager
@@ -120,20 +120,13 @@ class Archive:
 
     async def _system_of(self, target: str) -> str | None:
         key = layout.registration(target)
-        data = await self._bytes(key)
+        data = await whole(self.store, key)
         if data is None:
             return None
         try:
             return checked_name(from_json(data, dict[str, str])["system"])
         except (ValueError, KeyError) as error:
             raise ManifestInvalid("it does not name a system", operation="read", subject=key) from error
-
-    async def _bytes(self, key: str) -> bytes | None:
-        try:
-            async with self.store.get(key) as chunks:
-                return b"".join([chunk async for chunk in chunks])
-        except ObjectMissing:
-            return None
 
 
 def _checked(manifest: Manifest, key: str) -> Manifest:

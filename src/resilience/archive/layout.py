@@ -1,9 +1,9 @@
 """Where everything in an archive lies. Pure; docs/archive-format.md is its specification.
 
-    targets/<target>.json                                    which system the name belongs to
-    <system>/<target>/manifests/<id>.json                    a backup exists if and only if this does
-    <system>/<target>/<kind>/<id>/<part>/<number>.zst        the objects of a part, in order
-    <system>/<target>/runs/<id>/{started,ended}.json         a trace of every attempt
+targets/<target>.json                                    which system the name belongs to
+<system>/<target>/manifests/<id>.json                    a backup exists if and only if this does
+<system>/<target>/<kind>/<id>/<part>/<number>.zst        the objects of a part, in order
+<system>/<target>/runs/<id>/{started,ended}.json         a trace of every attempt
 """
 
 from __future__ import annotations

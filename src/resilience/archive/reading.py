@@ -9,13 +9,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from resilience.concurrency import in_order, in_thread, stop_tasks
-from resilience.model.errors import ChecksumMismatch, Corrupt, ManifestInvalid
+from resilience.model.errors import ChecksumMismatch, Corrupt, ManifestInvalid, ObjectMissing, Unsupported
+from resilience.model.findings import Examined, Level
 from resilience.model.manifests import Manifest, StoredObject, StoredPart
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import expand
+
+from . import layout
+from .envelope import unwrap
 
 OBJECTS_AHEAD = 2
 FRAMES_AHEAD = 4
@@ -30,13 +34,12 @@ class _Frame:
 
 @define(kw_only=True)
 class Reader:
-    """An open backup; `verified` collects the keys of the objects whose every byte has been read and matched."""
+    """An open backup; see `primitives.StoredBackup`."""
 
     store: ObjectStore
     manifest: Manifest
     pool: Executor
     ahead: int
-    verified: set[str] = field(factory=set)
 
     @asynccontextmanager
     async def read(self, part: str) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -48,6 +51,43 @@ class Reader:
         async with aclosing(self._fetched(stored)) as frames:
             async with aclosing(in_order(frames, _expand, pool=self.pool, ahead=self.ahead)) as plain:
                 yield plain
+
+    async def examine(self, level: Level) -> AsyncIterator[Examined]:
+        """Look at every object; see `StoredBackup.examine`. Raises Unavailable if the store does not answer."""
+        yield await self._own_manifest()
+        for part in self.manifest.parts:
+            for stored in part.objects:
+                try:
+                    yield await (self._stat(stored) if level == Level.EXISTS else self._digest(stored))
+                except Corrupt as error:
+                    yield Examined(key=stored.key, bytes=0, problem=error.what)
+
+    async def _own_manifest(self) -> Examined:
+        key = layout.manifest(self.manifest.system, self.manifest.target, self.manifest.id)
+        data = await whole(self.store, key)
+        if data is None:
+            return Examined(key=key, bytes=0, problem="the manifest is not in the store, so the backup does not exist")
+        try:
+            problem = "" if unwrap(data, key) == self.manifest else "it is not the manifest that was asked about"
+        except (Corrupt, Unsupported) as error:
+            problem = error.what
+        return Examined(key=key, bytes=len(data), problem=problem)
+
+    async def _stat(self, stored: StoredObject) -> Examined:
+        info = await self.store.stat(stored.key)
+        if info is None:
+            return Examined(key=stored.key, bytes=0, problem="it is not in the store")
+        problem = "" if info.size == stored.size else f"it has {info.size} bytes, {stored.size} were stored"
+        return Examined(key=stored.key, bytes=0, problem=problem)
+
+    async def _digest(self, stored: StoredObject) -> Examined:
+        digest, size = hashlib.sha256(), 0
+        async with self.store.get(stored.key) as chunks:
+            async for chunk in chunks:
+                await in_thread(digest.update, chunk)
+                size += len(chunk)
+        problem = "" if digest.hexdigest() == stored.sha256 else "its sha256 is not what the manifest says"
+        return Examined(key=stored.key, bytes=size, problem=problem)
 
     async def _fetched(self, part: StoredPart) -> AsyncGenerator[_Frame]:
         waiting = deque(_objects_of(part))
@@ -82,7 +122,15 @@ class Reader:
                 await into.put(_Frame(frame, size, stored.key))
         if digest.hexdigest() != stored.sha256:
             raise _damaged(stored.key, "its sha256 is not what the manifest says")
-        self.verified.add(stored.key)
+
+
+async def whole(store: ObjectStore, key: str) -> bytes | None:
+    """Read a small object at once; None if it is not there."""
+    try:
+        async with store.get(key) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+    except ObjectMissing:
+        return None
 
 
 async def _frames(

@@ -1,4 +1,4 @@
-"""What flows from a target to the archive during a backup."""
+"""What flows from a target to the archive during a backup, and what a restore brought back."""
 
 from __future__ import annotations
 
@@ -27,4 +27,12 @@ class Captured(Shown):
     begins: Position
     recovery_point: RecoveryPoint
     details: Mapping[str, Json] = field(factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+@frozen(kw_only=True)
+class Restored(Shown):
+    """What a restore brought back: the recovery point read from the restored system, and what was noticed there."""
+
+    reached: RecoveryPoint
     findings: tuple[Finding, ...] = ()

@@ -45,6 +45,15 @@ class Level(IntEnum):
 
 
 @frozen(kw_only=True)
+class Examined(Shown):
+    """One stored object that was looked at: how many of its bytes, and what is wrong with it (empty: nothing)."""
+
+    key: str
+    bytes: int
+    problem: str = ""
+
+
+@frozen(kw_only=True)
 class Verdict(Shown):
     """What a validation found: whether it passed, the highest level reached, and how much it looked at.
 

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""What JSON can hold; the `details` of facts and manifests are made of it."""
+if TYPE_CHECKING:
+    Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+    """What JSON can hold; the `details` of facts and manifests are made of it."""
+else:
+    Json = Any  # msgspec decodes no recursive aliases, and JSON can hold nothing else
 
 
 class Offset(int):

@@ -31,8 +31,8 @@ async def backup(
     left its backup mode, and what remains is a run record and objects that no manifest names. `observer` is told the
     bytes read so far and, where the target knows it, their total.
 
-    Raises Refused (the target cannot be backed up as it is), Unavailable (target or store did not answer), Corrupt (what
-    arrived is not what the target sent, or the target found damage), Unsupported (version or tool).
+    Raises Refused (the target cannot be backed up as it is), Unavailable (target or store did not answer), Corrupt
+    (what arrived is not what the target sent, or the target found damage), Unsupported (version or tool).
     """
     began = time.monotonic()
     told = Notifier("backup", target.name, observer)

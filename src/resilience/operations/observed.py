@@ -1,4 +1,4 @@
-"""Counts the bytes that pass and tells an observer; an archive and a backup like any other."""
+"""Counts the bytes that pass and tells an observer."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from attrs import frozen
 
 from resilience.model.events import Notifier
+from resilience.model.findings import Examined, Level
 from resilience.model.manifests import Manifest
 from resilience.primitives import StoredBackup
 
@@ -36,3 +37,9 @@ class ObservedBackup:
         """Read a part; see `StoredBackup.read`."""
         async with self.backup.read(part) as chunks:
             yield counted(chunks, self.told)
+
+    async def examine(self, level: Level) -> AsyncIterator[Examined]:
+        """Look at every object; see `StoredBackup.examine`."""
+        async for examined in self.backup.examine(level):
+            self.told.advance(examined.bytes)
+            yield examined

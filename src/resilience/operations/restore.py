@@ -43,11 +43,11 @@ async def restore(
 
         told.total = manifest.size
         async with archive.open(manifest) as stored:
-            reached = await into.apply(plan, chain=[ObservedBackup(stored, told)])
+            restored = await into.apply(plan, chain=[ObservedBackup(stored, told)])
     return RestoreReport(
         manifest=manifest,
         destination=into.name,
-        reached=reached,
+        reached=restored.reached,
         seconds=time.monotonic() - began,
-        findings=plan.findings,
+        findings=plan.findings + restored.findings,
     )

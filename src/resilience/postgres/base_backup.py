@@ -122,7 +122,7 @@ class BaseBackup:
                 walker = None
                 if kind == b"n":
                     name = data.tobytes().split(b"\0", 1)[0].decode()
-                    self._checksums.prefix = "" if name == "base.tar" else f"pg_tblspc/{name.removesuffix('.tar')}/"
+                    self._checksums.prefix = server_manifest.prefix_of(name)
                     walker = TarWalker(self)
                     yield Begin(name)
         yield Begin(server_manifest.NAME)

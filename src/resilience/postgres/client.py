@@ -43,8 +43,8 @@ class Dsn:
             return cls({key: str(value) for key, value in conninfo.conninfo_to_dict(text).items() if value is not None})
         except psycopg.ProgrammingError:
             raise ValueError(
-                "the dsn is neither a postgresql:// URI nor a list of keyword=value pairs (it is not shown: it may hold "
-                "a password)"
+                "the dsn is neither a postgresql:// URI nor a list of keyword=value pairs "
+                "(it is not shown: it may hold a password)"
             ) from None
 
     def __str__(self) -> str:

@@ -15,7 +15,13 @@ from resilience.model.errors import ChecksumMismatch, ManifestInvalid
 from resilience.streams.tar import Member
 
 NAME = "backup_manifest"
+MAIN = "base.tar"
 _SHOWN = 3
+
+
+def prefix_of(part: str) -> str:
+    """Return where a tar's members belong below the data directory; `16401.tar` is a tablespace."""
+    return "" if part == MAIN else f"pg_tblspc/{part.removesuffix('.tar')}/"
 
 
 class ManifestFile(msgspec.Struct, rename="pascal"):
@@ -108,5 +114,6 @@ def compare(manifest: ServerManifest, seen: Mapping[str, tuple[int, int]]) -> No
             wrong.append(f"{file.name} has another checksum")
     wrong += [f"{name} is not in the manifest" for name in seen.keys() - named if not name.startswith("pg_wal/")]
     if wrong:
+        shown = ", ".join(wrong[:_SHOWN])
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ChecksumMismatch(f"what arrived is not what the server's manifest says: {', '.join(wrong[:_SHOWN])}{more}")
+        raise ChecksumMismatch(f"what arrived is not what the server's manifest says: {shown}{more}")

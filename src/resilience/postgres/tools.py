@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -198,15 +199,15 @@ class Running:
             said = self.said or "it said nothing"
             raise kind(f"{self.program} failed with status {status}: {said}")
 
-    async def stop(self) -> None:
-        """Terminate it if it still runs: politely, then after 10 s by force."""
-        with suppress(ProcessLookupError):
-            if self.process.returncode is None:
-                self.process.terminate()
-                try:
-                    await asyncio.wait_for(self.process.wait(), KILL_AFTER_SECONDS)
-                except TimeoutError:
-                    self.process.kill()
+    async def stop(self, *, politely: signal.Signals = signal.SIGTERM, seconds: float = KILL_AFTER_SECONDS) -> None:
+        """End it if it still runs: politely, then after `seconds` by force."""
+        if self.process.returncode is None:
+            with suppress(ProcessLookupError):
+                self.process.send_signal(politely)
+            try:
+                await asyncio.wait_for(self.process.wait(), seconds)
+            except TimeoutError:
+                self.process.kill()
         await self.wait()
 
     async def _read_stderr(self) -> None:

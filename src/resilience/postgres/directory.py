@@ -1,0 +1,194 @@
+"""PostgresDataDirectory: a physical backup becomes a data directory again, proven by starting a server on it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import msgspec
+from attrs import define, field
+
+from resilience.concurrency import in_thread
+from resilience.model.capture import Restored
+from resilience.model.errors import Interrupted, Refused, Unsupported
+from resilience.model.facts import DestinationFacts
+from resilience.model.findings import Finding
+from resilience.model.json import from_json
+from resilience.model.manifests import Manifest
+from resilience.model.plans import RestorePlan
+from resilience.planning.restore import plan_restore
+from resilience.primitives import StoredBackup
+
+from .isolation import Isolation, LiveServer
+from .places import Places, is_empty, places_for
+from .recovery import recover
+from .tools import Tools
+from .unpacking import RESTORING, Unpacking
+
+READY_SECONDS = 300.0
+PROGRAMS = ("postgres", "pg_controldata", "pg_ctl")
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(path).absolute()
+
+
+@define
+class PostgresDataDirectory:
+    """An empty or absent folder that a base backup is restored into.
+
+    `bin_dir` has the programs of the backup's own major version; without it they are looked for on the PATH.
+    `tablespaces` maps the location a tablespace had to the one it gets; one that is not named goes where it was. As
+    root, files and server belong to `owner`, by default whoever owns the folder (or the nearest one that exists). With
+    `leave="running"` the server is started with the cluster's own configuration once the restore is proven. `preload`
+    names libraries that recovery needs (custom WAL resource managers); until then no other is loaded.
+    """
+
+    system: ClassVar[str] = "postgresql"
+    accepts: ClassVar[tuple[str, ...]] = ("base",)
+
+    path: Path = field(converter=_absolute)
+    bin_dir: str | Path | None = field(default=None, kw_only=True)
+    tablespaces: Mapping[str, str | Path] = field(factory=dict, kw_only=True)
+    owner: str | None = field(default=None, kw_only=True)
+    leave: Literal["stopped", "running"] = field(default="stopped", kw_only=True)
+    preload: Sequence[str] = field(default=(), kw_only=True)
+    _places: Places | None = field(default=None, init=False, repr=False)
+    _restored: Isolation | None = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
+        """Look whether the folders are empty and large enough and the programs fit. Writes nothing."""
+        (manifest,) = chain
+        places = self._where(manifest)
+        filled = await in_thread(places.filled)
+        needed, free = await in_thread(places.tightest, manifest)
+        findings = [
+            Finding(severity="note", subject=str(folder), text="not empty", hint=_hint(folder, self.path))
+            for folder in filled
+        ]
+        return DestinationFacts(
+            destination=str(filled[0]) if filled else self.name,
+            system=self.system,
+            empty=not filled,
+            needed=needed,
+            free=free,
+            findings=(*findings, *await self._misfits(manifest)),
+        )
+
+    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+        """Restore a base backup; see `RestoreDestination.apply`.
+
+        Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,
+        Corrupt if the archive is damaged, Interrupted if the server cannot start. Cancelled or failed, no server runs;
+        `discard` removes what is here.
+        """
+        (backup,) = chain
+        manifest = backup.manifest
+        plan_restore([manifest], await self.survey([manifest]))
+        self._places = places = self._where(manifest)
+        await Unpacking(places).unpack(backup)
+        self._restored = self._isolation(manifest, places)
+        restored = await recover(self._restored, manifest)
+        await in_thread((self.path / RESTORING).unlink)
+        if self.leave == "running":
+            # A server that outlives us must not write into our pipes: its first words go to a file.
+            await self._pg_ctl("start", "-l", str(self.path / "startup.log"))
+        return restored
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[LiveServer]:
+        """Run an isolated server on the restored directory; see `RestoreDestination.live`."""
+        if self._restored is None:
+            raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
+        async with self._restored.run() as server:
+            await server.ready("select true", seconds=READY_SECONDS)
+            yield LiveServer(dsn=server.dsn.uri())
+
+    async def discard(self) -> None:
+        """Remove what a restore put here, finished or not. Raises Refused if no restore by us filled the folder."""
+        folders = await in_thread(self._folders_to_discard)
+        if self._restored is not None and (self.path / "postmaster.pid").exists():
+            await self._pg_ctl("stop", "-m", "immediate")
+        for folder in folders:
+            await in_thread(_empty, folder)
+        self._restored = self._places = None
+
+    def _where(self, manifest: Manifest) -> Places:
+        return places_for(manifest, self.path, tablespaces=self.tablespaces, owner=self.owner)
+
+    async def _misfits(self, manifest: Manifest) -> list[Finding]:
+        """Find what keeps the programs here from running the backup."""
+        tools = Tools.at(self.bin_dir)
+        blockers = []
+        try:
+            for program in PROGRAMS:
+                tools.path(program)
+            found, wanted = await tools.major("postgres"), manifest.details.get("major")
+            if found != wanted:
+                blockers.append((f"the backup is of PostgreSQL {wanted}, the programs are of {found}", _WRONG_MAJOR))
+        except Unsupported as missing:
+            blockers.append((missing.what, missing.hint))
+        return [Finding(severity="blocker", subject=self.name, text=text, hint=hint) for text, hint in blockers]
+
+    def _isolation(self, manifest: Manifest, places: Places) -> Isolation:
+        return Isolation(
+            tools=Tools.at(self.bin_dir),
+            data=self.path,
+            account=places.account,
+            role=str(manifest.details.get("bootstrap_role") or "postgres"),
+            preload=self.preload,
+        )
+
+    async def _pg_ctl(self, action: str, *options: str) -> None:
+        tools = Tools.at(self.bin_dir)
+        account = None if self._places is None else self._places.account
+        arguments = [action, "-D", str(self.path), "-w", "-s", *options]
+        async with tools.start("pg_ctl", arguments, account=account) as running:
+            await running.succeed(Interrupted)
+
+    def _folders_to_discard(self) -> list[Path]:
+        mark = self.path / RESTORING
+        if mark.exists():
+            try:
+                return [Path(folder) for folder in from_json(mark.read_bytes(), list[str])]
+            except msgspec.MsgspecError:
+                return [self.path]
+        if self._places is not None:
+            return self._places.folders
+        if is_empty(self.path):
+            return []
+        raise Refused(
+            "what is here was put here neither by this object nor by a restore that was interrupted",
+            operation="discard",
+            subject=self.name,
+            hint="remove it yourself if you are sure",
+        )
+
+
+_WRONG_MAJOR = "name the programs of the backup's own major version with bin_dir="
+
+
+def _hint(folder: Path, data: Path) -> str:
+    if folder == data:
+        return "choose an empty or absent folder"
+    return f"map this tablespace to an empty folder: tablespaces={{{str(folder)!r}: …}}"
+
+
+def _empty(folder: Path) -> None:
+    """Remove everything in a folder, pg_control first so that nothing half-removed can start."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        (folder / "global" / "pg_control").unlink()
+    with suppress(FileNotFoundError):
+        for entry in list(folder.iterdir()):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()

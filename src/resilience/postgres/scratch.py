@@ -1,0 +1,98 @@
+"""PostgresScratch: a temporary folder where any PostgreSQL backup comes to life, isolated, and is thrown away."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import define, field
+
+from resilience.concurrency import in_thread
+from resilience.model.capture import Restored
+from resilience.model.errors import Refused
+from resilience.model.facts import DestinationFacts
+from resilience.model.manifests import Manifest
+from resilience.model.plans import RestorePlan
+from resilience.primitives import StoredBackup
+
+from .directory import PostgresDataDirectory
+from .isolation import LiveServer
+from .places import recorded_tablespaces
+from .tools import Account
+
+_USUAL_ACCOUNTS = ("postgres", "nobody")
+
+
+@define
+class PostgresScratch:
+    """A scratch server for `verify(…, scratch=…)` and drills: restored into a new folder below `within`.
+
+    It never acts as the production it was taken from: see `resilience.postgres.isolation`. Tablespaces are put below
+    the same folder. `within` (default: the system's folder for temporary files) needs room for the whole backup. As
+    root, the server runs as `owner`, by default `postgres` or else `nobody`.
+    """
+
+    system: ClassVar[str] = "postgresql"
+    accepts: ClassVar[tuple[str, ...]] = ("base",)
+    name: ClassVar[str] = "scratch"
+
+    bin_dir: str | Path | None = field(default=None, kw_only=True)
+    within: str | Path | None = field(default=None, kw_only=True)
+    owner: str | None = field(default=None, kw_only=True)
+    _folder: Path | None = field(default=None, init=False, repr=False)
+    _inner: PostgresDataDirectory | None = field(default=None, init=False, repr=False)
+
+    async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
+        """Look whether there is room and the programs fit. Writes nothing."""
+        within = Path(self.within or tempfile.gettempdir())
+        return await self._directory(within / "resilience-scratch-new", chain[-1]).survey(chain)
+
+    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+        """Restore into a new folder; see `RestoreDestination.apply`. Cancelled or failed: `discard` removes it."""
+        if self._folder is not None:
+            raise Refused("it is in use", operation="restore", subject=self.name, hint="discard it first")
+        self._folder = self._make_folder()
+        self._inner = self._directory(self._folder, chain[-1].manifest)
+        return await self._inner.apply(plan, chain=chain)
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[LiveServer]:
+        """Run the isolated server; see `RestoreDestination.live`."""
+        if self._inner is None:
+            raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
+        async with self._inner.live() as server:
+            yield server
+
+    async def discard(self) -> None:
+        """Remove the folder and everything in it."""
+        if self._folder is not None:
+            await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        self._folder = self._inner = None
+
+    def _directory(self, folder: Path, manifest: Manifest) -> PostgresDataDirectory:
+        return PostgresDataDirectory(
+            folder / "data",
+            bin_dir=self.bin_dir,
+            tablespaces={where: folder / f"tablespace-{oid}" for oid, where in recorded_tablespaces(manifest).items()},
+            owner=self._account(),
+        )
+
+    def _account(self) -> str | None:
+        if self.owner is not None or os.geteuid() != 0:
+            return self.owner
+        known = {entry.pw_name for entry in pwd.getpwall()}
+        return next((name for name in _USUAL_ACCOUNTS if name in known), None)
+
+    def _make_folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=self.within))
+        if name := self._account():
+            account = Account.named(name)
+            if os.geteuid() == 0:
+                os.chown(folder, account.uid, account.gid)
+        return folder

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from attrs import define, field, frozen
 
@@ -121,22 +122,23 @@ class Tools:
         program: str,
         arguments: Sequence[str],
         *,
-        stdin: bool = False,
-        stdout: bool = False,
+        stdin: bool | IO[bytes] = False,
+        stdout: bool | IO[bytes] = False,
         account: Account | None = None,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> AsyncIterator[Running]:
         """Run a program, as `account` if we are root. On leaving it is terminated and waited for if it still runs.
 
-        It is also stopped when this process dies without leaving.
+        It is also stopped when this process dies without leaving. `stdin` and `stdout` are pipes to here (True), files
+        or pipes of the caller's, or nothing.
         """
         path = self.path(program)
         try:
             process = await asyncio.create_subprocess_exec(
                 *tied([path, *arguments], account),
-                stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE if stdout else asyncio.subprocess.DEVNULL,
+                stdin=_stream(stdin),
+                stdout=_stream(stdout),
                 stderr=asyncio.subprocess.PIPE,
                 env={**self.environment(), **(environment or {})},
                 cwd=cwd or "/",
@@ -149,6 +151,12 @@ class Tools:
             yield running
         finally:
             await finish(running.stop())
+
+
+def _stream(wanted: bool | IO[bytes]) -> int | IO[bytes]:
+    if isinstance(wanted, bool):
+        return asyncio.subprocess.PIPE if wanted else asyncio.subprocess.DEVNULL
+    return wanted
 
 
 @define

@@ -16,7 +16,9 @@ from typing import Protocol
 
 import pytest
 
-from resilience.testing.postgres import (
+pytest.register_assert_rewrite("resilience.testing")  # before it is imported
+
+from resilience.testing.postgres import (  # noqa: E402
     MissingServer,
     TestServer,
     find_binaries,

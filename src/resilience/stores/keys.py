@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from resilience.primitives import Chunks
 
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*(/[A-Za-z0-9_][A-Za-z0-9_.=-]*)*")
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.=-]*"
+_KEY = re.compile(rf"{_NAME}(/{_NAME})*")
+_PREFIX = re.compile(rf"({_NAME}/)*({_NAME})?")
 
 
 def checked(key: str) -> str:
@@ -20,11 +22,23 @@ def checked(key: str) -> str:
     return key
 
 
-async def each(chunks: Chunks) -> AsyncIterator[bytes]:
+def is_prefix(prefix: str) -> bool:
+    """Say whether any key could begin like this."""
+    return _PREFIX.fullmatch(prefix) is not None
+
+
+def checked_offset(offset: int) -> int:
+    """Return where to begin to read; raises ValueError if it is negative."""
+    if offset < 0:
+        raise ValueError(f"the offset {offset} is before the beginning")
+    return offset
+
+
+def each(chunks: Chunks) -> AsyncIterator[bytes]:
     """Iterate chunks whether they come at once or over time."""
-    if isinstance(chunks, AsyncIterator):
-        async for chunk in chunks:
-            yield chunk
-    else:
-        for chunk in chunks:
-            yield chunk
+    return chunks if isinstance(chunks, AsyncIterator) else _each(chunks)
+
+
+async def _each(chunks: Iterable[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk

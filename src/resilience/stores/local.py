@@ -11,20 +11,21 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
+from stat import S_ISREG
 from typing import ParamSpec, TypeVar
 
 from attrs import define, field
 
-from resilience.concurrency import in_thread
+from resilience.concurrency import closing, in_thread
 from resilience.model.errors import AlreadyExists, ObjectMissing, StorageFailed, Unsupported
 from resilience.primitives import Chunks, ObjectInfo
 
-from .keys import checked, each
+from .keys import checked, checked_offset, each, is_prefix
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,6 +33,8 @@ T = TypeVar("T")
 CHUNK = 1 << 20
 ASIDE = ".aside"
 LISTED_AT_ONCE = 1000
+_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
 
 
 def _absolute(path: str | Path) -> Path:
@@ -57,13 +60,16 @@ class LocalStore:
         try:
             await _do("put", key, self._make_folders, aside.path.parent)
             await _do("put", key, aside.open, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            async for chunk in each(chunks):
-                await _do("put", key, aside.write, chunk)
+            async with closing(each(chunks)) as pieces:
+                async for piece in pieces:
+                    await _do("put", key, aside.write, piece)
             await _do("put", key, aside.sync)
             await _do("put", key, self._make_folders, path.parent)
             status = await _do("put", key, _publish, aside.path, path)
-        finally:
+        except BaseException:
             aside.discard()
+            raise
+        aside.close()
         return _info(key, status)
 
     @asynccontextmanager
@@ -71,14 +77,15 @@ class LocalStore:
         """Read an object from `offset`; see `ObjectStore.get`."""
         file = _File(self.root / checked(key))
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes]:
             while chunk := await _do("get", key, file.read, CHUNK):
                 yield chunk
 
         try:
             await _do("get", key, file.open, os.O_RDONLY)
-            await _do("get", key, file.seek, offset)
-            yield chunks()
+            await _do("get", key, file.seek, checked_offset(offset))
+            async with aclosing(chunks()) as pieces:
+                yield pieces
         finally:
             file.close()
 
@@ -87,7 +94,7 @@ class LocalStore:
         walk = self._walk(prefix)
 
         def some() -> list[ObjectInfo]:
-            return [info for info, _ in zip(walk, range(LISTED_AT_ONCE), strict=False)]
+            return list(islice(walk, LISTED_AT_ONCE))
 
         while infos := await _do("list", prefix, some):
             for info in infos:
@@ -97,10 +104,9 @@ class LocalStore:
         """Look at one object; None if it is not there."""
         path = self.root / checked(key)
         try:
-            status = await _do("stat", key, path.stat)
+            return _info(key, await _do("stat", key, _status, path))
         except ObjectMissing:
             return None
-        return _info(key, status)
 
     async def delete(self, key: str) -> None:
         """Remove one object, if it is there, durably."""
@@ -115,19 +121,22 @@ class LocalStore:
 
     def _make_folders(self, folder: Path) -> None:
         # Whoever made a folder may have died before syncing its parent: sync the way up once, even if it all exists.
-        if folder in self._durable:
+        if folder in self._durable and folder.is_dir():
             return
         inside = [up for up in (folder, *folder.parents) if up.is_relative_to(self.root)]
         missing = list(takewhile(lambda up: not up.exists(), (folder, *folder.parents)))
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise AlreadyExists(f"an object stands where the folder {folder} is wanted") from error
         for changed in {*inside, self.root.parent, *(made.parent for made in missing)} - self._durable:
             sync_folder(changed)
         self._durable.update(inside)
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
         """Walk keys in order, entering only folders that can hold the prefix."""
-        folder = prefix.rpartition("/")[0]
-        yield from self._walk_folder(folder, prefix)
+        if is_prefix(prefix):
+            yield from self._walk_folder(prefix.rpartition("/")[0], prefix)
 
     def _walk_folder(self, folder: str, prefix: str) -> Iterator[ObjectInfo]:
         try:
@@ -137,14 +146,21 @@ class LocalStore:
             return
         for entry in entries:
             key = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.name == ASIDE:
-                continue
+            if not is_prefix(entry.name):
+                continue  # not ours, or aside
             if entry.is_dir():
                 if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
                     yield from self._walk_folder(key, prefix)
             elif key.startswith(prefix):
                 with suppress(FileNotFoundError):
                     yield _info(key, entry.stat())
+
+
+def _status(path: Path) -> os.stat_result:
+    status = path.stat()
+    if not S_ISREG(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "no object", str(path))
+    return status
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
@@ -159,6 +175,8 @@ class _File:
     _handle: int | None = None
 
     def open(self, flags: int) -> None:
+        if flags == os.O_RDONLY:
+            _status(self.path)
         self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
 
     @property
@@ -205,7 +223,7 @@ def _publish(aside: Path, path: Path) -> os.stat_result:
     try:
         os.link(aside, path)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV):
+        if error.errno in _NO_LINKS:
             raise Unsupported(
                 f"the file system at {path.parent} makes no hard links",
                 hint="a LocalStore needs them to create objects safely; choose another file system",
@@ -228,8 +246,8 @@ async def _do(operation: str, key: str, function: Callable[P, T], *args: P.args,
         return await in_thread(function, *args, **kwargs)
     except FileExistsError as error:
         raise AlreadyExists("the object exists", operation=operation, subject=key) from error
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise ObjectMissing("there is no such object", operation=operation, subject=key) from error
     except OSError as error:
+        if operation != "put" and error.errno in _MISSING:
+            raise ObjectMissing("there is no such object", operation=operation, subject=key) from error
         where = error.filename or "the store"
         raise StorageFailed(f"{error.strerror}: {where}", operation=operation, subject=key) from error

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from datetime import datetime
 
 from attrs import define, field
 
+from resilience.concurrency import closing
 from resilience.model.errors import AlreadyExists, ObjectMissing
 from resilience.model.moments import utc_now
 from resilience.primitives import Chunks, ObjectInfo
 
-from .keys import checked, each
+from .keys import checked, checked_offset, each
 
 CHUNK = 1 << 20
 
@@ -27,7 +28,8 @@ class MemoryStore:
     async def put(self, key: str, chunks: Chunks) -> ObjectInfo:
         """Create an object; see `ObjectStore.put`. Cancelled: nothing is visible."""
         checked(key)
-        data = b"".join([chunk async for chunk in each(chunks)])
+        async with closing(each(chunks)) as pieces:
+            data = b"".join([piece async for piece in pieces])
         if key in self._objects:
             raise AlreadyExists("the object exists", operation="put", subject=key)
         self._objects[key] = data, self.clock()
@@ -36,15 +38,16 @@ class MemoryStore:
     @asynccontextmanager
     async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read an object from `offset`; see `ObjectStore.get`."""
-        if key not in self._objects:
+        if checked(key) not in self._objects:
             raise ObjectMissing("there is no such object", operation="get", subject=key)
-        data = memoryview(self._objects[key][0])[offset:]
+        data = memoryview(self._objects[key][0])[checked_offset(offset) :]
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes]:
             for start in range(0, len(data), CHUNK):
                 yield bytes(data[start : start + CHUNK])
 
-        yield chunks()
+        async with aclosing(chunks()) as pieces:
+            yield pieces
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield the objects under a prefix in the order of their keys; see `ObjectStore.list`."""
@@ -54,11 +57,11 @@ class MemoryStore:
 
     async def stat(self, key: str) -> ObjectInfo | None:
         """Look at one object; None if it is not there."""
-        if key not in self._objects:
+        if checked(key) not in self._objects:
             return None
         data, modified = self._objects[key]
         return ObjectInfo(key=key, size=len(data), modified=modified)
 
     async def delete(self, key: str) -> None:
         """Remove one object, if it is there."""
-        self._objects.pop(key, None)
+        self._objects.pop(checked(key), None)

@@ -82,7 +82,7 @@ class BaseBackup:
         (self.lineage, *_) = self._query("IDENTIFY_SYSTEM")[0]
         self._query(f'CREATE_REPLICATION_SLOT "resilience_{os.getpid()}_{id(self):x}" TEMPORARY PHYSICAL (RESERVE_WAL)')
         self._send(
-            f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, MANIFEST 'yes', "
+            f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, WAIT false, MANIFEST 'yes', "
             "MANIFEST_CHECKSUMS 'CRC32C')"
         )
         ((lsn, timeline),) = self._result()

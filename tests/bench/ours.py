@@ -1,0 +1,47 @@
+"""What `nox -s bench -- backup` times of ours: one backup or one restore in a process of its own, the loop watched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from resilience import Archive, backup, restore
+from resilience.postgres import PostgresDataDirectory, PostgresTarget
+from resilience.stores import LocalStore
+
+LOOK_SECONDS = 0.002
+
+
+async def watch_loop(worst: list[float]) -> None:
+    """Note how much later than asked the loop wakes us."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(LOOK_SECONDS)
+        worst[0] = max(worst[0], time.monotonic() - before - LOOK_SECONDS)
+
+
+async def run(verb: str, root: str, name: str, where: str, bin_dir: str) -> None:
+    """Do one thing; `where` is the server's dsn for a backup and the data directory for a restore."""
+    archive = Archive(LocalStore(root))
+    if verb == "backup":
+        await backup(PostgresTarget(name, dsn=where), archive)
+    else:
+        await restore(archive, name, into=PostgresDataDirectory(where, bin_dir=bin_dir, leave="running"))
+
+
+async def main(report: str, *arguments: str) -> None:
+    """Run and write what was seen from inside to `report`."""
+    worst = [0.0]
+    watching = asyncio.create_task(watch_loop(worst))
+    await run(*arguments)  # type: ignore[call-arg]  # the bench passes exactly what run() takes
+    watching.cancel()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path(report).write_text(json.dumps({"loop_stall_ms": worst[0] * 1000, "own_peak_rss_mib": peak}))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

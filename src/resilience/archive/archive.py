@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 
 from attrs import define, field
 from attrs.validators import ge
 
+from resilience.concurrency import closing
 from resilience.model.errors import AlreadyExists, ManifestInvalid, Refused
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
@@ -44,7 +45,7 @@ class Archive:
     frame_size: int = field(default=FRAME_SIZE, kw_only=True, validator=ge(1))
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True)
 
-    async def manifests(self, target: str) -> AsyncIterator[Manifest]:
+    async def manifests(self, target: str) -> AsyncGenerator[Manifest]:
         """Yield a target's manifests, oldest first.
 
         Raises ManifestInvalid if one is damaged and Unsupported if one is of a newer format: skipping it could make an
@@ -53,9 +54,10 @@ class Archive:
         system = await self._system_of(target)
         if system is None:
             return
-        async for info in self.store.list(layout.manifests(system, target)):
-            if (data := await whole(self.store, info.key)) is not None:
-                yield _checked(unwrap(data, info.key), info.key)
+        async with closing(self.store.list(layout.manifests(system, target))) as infos:
+            async for info in infos:
+                if (data := await whole(self.store, info.key)) is not None:
+                    yield _checked(unwrap(data, info.key), info.key)
 
     async def targets(self) -> list[str]:
         """Return the names of all targets that were ever backed up into this archive."""
@@ -99,16 +101,16 @@ class Archive:
         """Remove a backup: its manifest first, then its objects. May be repeated after an interruption."""
         await self.store.delete(layout.manifest(manifest.system, manifest.target, manifest.id))
         prefix = layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)
-        async for info in self.store.list(prefix):
-            await self.store.delete(info.key)
+        async with closing(self.store.list(prefix)) as infos:
+            async for info in infos:
+                await self.store.delete(info.key)
 
     async def _register(self, plan: BackupPlan) -> None:
         key = layout.registration(plan.target)
         if await self.store.stat(key) is None:
-            try:
+            # Another backup may register it this very moment; whose it is, is looked at below.
+            with suppress(AlreadyExists):
                 await self.store.put(key, [to_json({"system": plan.system})])
-            except AlreadyExists:
-                pass  # another backup registered it this very moment; whose it is, is looked at below
         system = await self._system_of(plan.target)
         if system != plan.system:
             raise Refused(
@@ -133,5 +135,3 @@ def _checked(manifest: Manifest, key: str) -> Manifest:
     if layout.manifest(manifest.system, manifest.target, manifest.id) != key:
         raise ManifestInvalid("it belongs under another name", operation="read manifest", subject=key)
     return manifest
-
-

@@ -59,10 +59,13 @@ class Draft:
     clock: Callable[[], datetime] = field(repr=False)
     _writer: Writer = field(repr=False)
     _parts: list[StoredPart] = field(factory=list, init=False)
-    _published: bool = field(default=False, init=False)
+    _begun: bool = field(default=False, init=False)
+    _publishing: bool = field(default=False, init=False)
 
     async def store(self, part: Part) -> StoredPart:
         """Store one part; its name must be new in this backup. On an error no put is left running."""
+        if self._publishing:
+            raise ValueError("a published backup takes no more parts")
         if any(stored.name == part.name for stored in self._parts):
             raise ValueError(f"the backup already has a part {part.name!r}")
         self._parts.append(await self._writer.write(part))
@@ -70,6 +73,8 @@ class Draft:
 
     async def publish(self, captured: Captured) -> Manifest:
         """Write the manifest; from then on the backup exists. Cancelled: it exists whole, or not at all."""
+        if self._publishing:
+            raise ValueError("a backup is published once")
         manifest = Manifest(
             id=self.plan.id,
             target=self.plan.target,
@@ -84,26 +89,23 @@ class Draft:
             writer=WRITER,
             details=captured.details,
         )
-        key = layout.manifest(manifest.system, manifest.target, manifest.id)
+        self._publishing = True
         try:
-            await self._writer.store.put(key, [wrap(manifest)])
+            await self._writer.store.put(self._key, [wrap(manifest)])
         except AlreadyExists as error:
+            self._publishing = False  # what stands there is not ours
             raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
-        self._published = True
         return manifest
+
+    @property
+    def _key(self) -> str:
+        return layout.manifest(self.plan.system, self.plan.target, self.plan.id)
 
     @asynccontextmanager
     async def recorded(self) -> AsyncIterator[Draft]:
         """Record that the attempt began, and on leaving how it ended."""
-        started = RunStarted(
-            id=self.plan.id,
-            target=self.plan.target,
-            system=self.plan.system,
-            kind=self.plan.kind,
-            started_at=self.plan.made_at,
-        )
-        await self._record("started", started)
         try:
+            await finish(self._begin())
             yield self
         except asyncio.CancelledError:
             await self._end("cancelled", "")
@@ -112,16 +114,34 @@ class Draft:
             known = isinstance(error, ResilienceError)
             await self._end("failed", str(error) if known else type(error).__name__)
             raise
-        await self._end("succeeded" if self._published else "failed", "" if self._published else "never published")
+        await self._end("failed", "never published")
+
+    async def _begin(self) -> None:
+        started = RunStarted(
+            id=self.plan.id,
+            target=self.plan.target,
+            system=self.plan.system,
+            kind=self.plan.kind,
+            started_at=self.plan.made_at,
+        )
+        await self._record("started", started)
+        self._begun = True
 
     async def _end(self, outcome: Outcome, error: str) -> None:
-        # The record is worth an effort, never the result: what has been published stays published.
+        """Record how it ended: well if it was published, whatever came afterwards; else as told."""
+        if not self._begun:
+            return
+        try:
+            await finish(asyncio.wait_for(self._record_end(outcome, error), RECORD_SECONDS))
+        except Exception as failure:  # noqa: BLE001  # the record is worth an effort, never the result
+            logging.getLogger("resilience").warning("the run record of %s was not ended: %s", self.plan.id, failure)
+
+    async def _record_end(self, outcome: Outcome, error: str) -> None:
+        if self._publishing and await self._writer.store.stat(self._key) is not None:
+            outcome, error = "succeeded", ""
         stored = sum(part.stored for part in self._parts)
         ended = RunEnded(id=self.plan.id, outcome=outcome, ended_at=self.clock(), stored=stored, error=error)
-        try:
-            await finish(asyncio.wait_for(self._record("ended", ended), RECORD_SECONDS))
-        except (ResilienceError, TimeoutError) as failure:
-            logging.getLogger("resilience").warning("the run record of %s was not ended: %s", self.plan.id, failure)
+        await self._record("ended", ended)
 
     async def _record(self, moment: str, record: RunStarted | RunEnded) -> None:
         key = layout.run(self.plan.system, self.plan.target, self.plan.id, moment)

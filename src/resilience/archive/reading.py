@@ -1,4 +1,4 @@
-"""From objects to parts: objects fetched ahead, frames verified and expanded on worker threads, handed over in order."""
+"""From objects to parts: objects fetched ahead, frames verified and expanded on worker threads, given in order."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Reader:
 
     @asynccontextmanager
     async def read(self, part: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a part; its frames come in order, each verified. Raises Corrupt naming the object, also while iterated."""
+        """Open a part; its frames come in order, each verified. Iterating raises Corrupt, naming the object."""
         try:
             stored = self.manifest.part(part)
         except KeyError:
             raise ManifestInvalid(f"it has no part {part!r}", operation="read", subject=self.manifest.id) from None
-        async with aclosing(self._fetched(stored)) as frames:
-            async with aclosing(in_order(frames, _expand, pool=self.pool, ahead=self.ahead)) as plain:
-                yield plain
+        frames = self._fetched(stored)
+        async with aclosing(in_order(frames, _expand, pool=self.pool, ahead=self.ahead)) as plain:
+            yield plain
 
     async def examine(self, level: Level) -> AsyncIterator[Examined]:
         """Look at every object; see `StoredBackup.examine`. Raises Unavailable if the store does not answer."""
@@ -116,8 +116,8 @@ class Reader:
 
     async def _fetch_frames(self, stored: StoredObject, sizes: list[int], into: asyncio.Queue[_Frame | None]) -> None:
         digest = hashlib.sha256()
-        async with self.store.get(stored.key) as chunks:
-            async for frame, size in _frames(chunks, stored, sizes):
+        async with self.store.get(stored.key) as chunks, aclosing(_frames(chunks, stored, sizes)) as frames:
+            async for frame, size in frames:
                 await in_thread(digest.update, frame)
                 await into.put(_Frame(frame, size, stored.key))
         if digest.hexdigest() != stored.sha256:
@@ -135,7 +135,7 @@ async def whole(store: ObjectStore, key: str) -> bytes | None:
 
 async def _frames(
     chunks: AsyncIterator[bytes], stored: StoredObject, sizes: list[int]
-) -> AsyncIterator[tuple[bytes, int]]:
+) -> AsyncGenerator[tuple[bytes, int]]:
     """Cut an object's bytes into its frames; refuse it if it is shorter or longer than the manifest says."""
     held = bytearray()
     for length, size in zip(stored.frames, sizes, strict=True):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 
 from attrs import define, field
 
-from resilience.concurrency import in_order, in_thread, stop_tasks
+from resilience.concurrency import closing, in_order, in_thread, stop_tasks
 from resilience.model.capture import Part
+from resilience.model.errors import StorageFailed
 from resilience.model.manifests import StoredObject, StoredPart
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import Compressor, Cutter
@@ -43,24 +44,37 @@ class Writer:
 
     async def _objects(self, part: str, frames: _Lookahead) -> tuple[StoredObject, ...]:
         puts: list[asyncio.Task[StoredObject]] = []
-        at_once = asyncio.Semaphore(PUTS_AT_ONCE)
         try:
             await frames.advance()
             while frames.current is not None:
+                while len(running := _running(puts)) >= PUTS_AT_ONCE:
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 run = _Run(frames=frames, limit=self.object_size)
-                key = layout.data(self.prefix, part, len(puts))
-                await _unless_failed(at_once.acquire(), puts)
-                puts.append(asyncio.create_task(self._put(key, run)))
-                puts[-1].add_done_callback(lambda _: at_once.release())
+                put = asyncio.create_task(self._put(layout.data(self.prefix, part, len(puts)), run))
+                puts.append(put)
                 # The next object begins once this one has all its frames, while it is still being made durable.
-                await _unless_failed(run.taken.wait(), puts)
-            return tuple([await put for put in puts])
+                while not (run.taken.done() or put.done()):
+                    either: list[asyncio.Future[None] | asyncio.Task[StoredObject]] = [run.taken, *_running(puts)]
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            return tuple(await asyncio.gather(*puts))
         finally:
             await stop_tasks(puts)
 
     async def _put(self, key: str, run: _Run) -> StoredObject:
-        info = await self.store.put(key, run.take())
+        async with aclosing(run.take()) as frames:
+            info = await self.store.put(key, frames)
+        if not run.taken.done() or info.size != sum(run.lengths):
+            text = f"the store kept {info.size} bytes where it was given {sum(run.lengths)} or more"
+            raise StorageFailed(text, operation="put", subject=key)
         return StoredObject(key=key, size=info.size, sha256=run.digest.hexdigest(), frames=tuple(run.lengths))
+
+
+def _running(puts: Sequence[asyncio.Task[StoredObject]]) -> list[asyncio.Task[StoredObject]]:
+    """Return the puts that still run, or raise what one of the others failed with."""
+    for put in puts:
+        if put.done():
+            put.result()
+    return [put for put in puts if not put.done()]
 
 
 class _Lookahead:
@@ -82,35 +96,22 @@ class _Run:
     limit: int
     lengths: list[int] = field(factory=list)
     digest: hashlib._Hash = field(factory=hashlib.sha256)
-    taken: asyncio.Event = field(factory=asyncio.Event)
+    taken: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
-    async def take(self) -> AsyncIterator[bytes]:
+    async def take(self) -> AsyncGenerator[bytes]:
         while self.frames.current is not None and sum(self.lengths) < self.limit:
             frame = self.frames.current
             await in_thread(self.digest.update, frame)
             self.lengths.append(len(frame))
             yield frame
             await self.frames.advance()
-        self.taken.set()
+        self.taken.set_result(None)
 
 
-async def _cut(chunks: AsyncIterator[bytes], cutter: Cutter) -> AsyncIterator[Sequence[bytes | memoryview]]:
-    async for chunk in chunks:
-        for frame in cutter.feed(chunk):
-            yield frame
+async def _cut(chunks: AsyncIterator[bytes], cutter: Cutter) -> AsyncGenerator[Sequence[bytes | memoryview]]:
+    async with closing(chunks) as pieces:
+        async for piece in pieces:
+            for frame in cutter.feed(piece):
+                yield frame
     for frame in cutter.finish():
         yield frame
-
-
-async def _unless_failed(event: Coroutine[object, object, object], puts: Sequence[asyncio.Task[StoredObject]]) -> None:
-    """Wait for the event, or raise what one of the puts failed with meanwhile."""
-    waiting = asyncio.create_task(event)
-    try:
-        while not waiting.done():
-            running = [put for put in puts if not put.done()]
-            await asyncio.wait([waiting, *running], return_when=asyncio.FIRST_COMPLETED)
-            for put in puts:
-                if put.done():
-                    put.result()
-    finally:
-        waiting.cancel()

@@ -12,7 +12,7 @@ from .client import Dsn, sql
 
 OLDEST, NEWEST = 15, 18
 
-_SERVER = """
+SERVER = """
 select current_setting('server_version') as version,
        current_setting('server_version_num')::int as version_num,
        (select system_identifier::text from pg_control_system()) as lineage,
@@ -28,7 +28,7 @@ select current_setting('server_version') as version,
        current_user::text as role
 """
 
-_DATABASES = """
+DATABASES = """
 select oid::text, datname as name, pg_encoding_to_char(encoding) as encoding, datcollate as collate, datctype as ctype,
        datlocprovider::text as provider,
        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale') as locale,
@@ -43,8 +43,8 @@ order by datname
 async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
     """Survey a server for a physical backup; every obstacle becomes a finding."""
     async with sql(dsn, operation="survey") as connection:
-        (server,) = [dict(row) for row in await connection.fetch(_SERVER)]
-        databases: list[Json] = [dict(row) for row in await connection.fetch(_DATABASES)]
+        (server,) = [dict(row) for row in await connection.fetch(SERVER)]
+        databases: list[Json] = [dict(row) for row in await connection.fetch(DATABASES)]
     return TargetFacts(
         target=target,
         system="postgresql",
@@ -64,15 +64,18 @@ async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
     )
 
 
+def unsupported(version_num: int, version: str, dsn: Dsn) -> list[Finding]:
+    """Find out whether this release knows a server's version."""
+    if OLDEST <= version_num // 10000 <= NEWEST:
+        return []
+    text = f"PostgreSQL {version} is not supported, {OLDEST} to {NEWEST} are"
+    hint = "use a release of resilience that knows this version"
+    return [Finding(severity="blocker", subject=dsn.where, text=text, hint=hint)]
+
+
 def _obstacles(server: dict[str, Any], dsn: Dsn) -> list[Finding]:
     """Judge what the server said. `Any`: the values of one row, each of the type its SQL says."""
-    major = server["version_num"] // 10000
     checks = [
-        (
-            not OLDEST <= major <= NEWEST,
-            f"PostgreSQL {server['version']} is not supported, {OLDEST} to {NEWEST} are",
-            "use a release of resilience that knows this version",
-        ),
         (
             not server["may_replicate"],
             f"the role {server['role']} may not replicate",
@@ -94,6 +97,6 @@ def _obstacles(server: dict[str, Any], dsn: Dsn) -> list[Finding]:
             "set full_page_writes = on on the primary and wait for the next checkpoint",
         ),
     ]
-    return [
+    return unsupported(server["version_num"], server["version"], dsn) + [
         Finding(severity="blocker", subject=dsn.where, text=text, hint=hint) for wrong, text, hint in checks if wrong
     ]

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Iterator
 from contextlib import asynccontextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -16,8 +16,9 @@ T = TypeVar("T")
 def cancellations(*, step: int = 1) -> Iterator[Attempt]:
     """Yield attempts, each cancelling the coroutine it is given one await point later, until there is none left.
 
-    Twice: first the moment the coroutine begins to wait, then the moment what it waited for has come, so that the
-    result is lost. Each attempt must be called once, with a fresh coroutine that does the same:
+    The await points of the tasks it starts count too. Twice: first the moment something begins to wait, then the moment
+    what it waited for has come, so that a result may be lost. Each attempt must be called once, with a fresh coroutine
+    that does the same:
 
         for attempt in cancellations():
             store = MemoryStore()
@@ -37,12 +38,14 @@ def cancellations(*, step: int = 1) -> Iterator[Attempt]:
 
 
 class Attempt:
-    """One run of a coroutine, cancelled at its await point number `at`; afterwards `completed` if it has fewer."""
+    """One run of a coroutine, cancelled at await point number `at`; afterwards `completed` if there are fewer."""
 
     def __init__(self, *, at: int, late: bool) -> None:
         self.at = at
         self.late = late
-        self._ended: bool | None = None
+        self._waits = 0
+        self._cancelled = False
+        self._task: asyncio.Task[object] | None = None
 
     def __repr__(self) -> str:
         return f"Attempt(at={self.at}, late={self.late})"
@@ -50,9 +53,9 @@ class Attempt:
     @property
     def completed(self) -> bool:
         """Whether the coroutine ran to its end, because it never came to this await point."""
-        if self._ended is None:
+        if self._task is None:
             raise RuntimeError("an attempt was not made: call it with a coroutine")
-        return self._ended
+        return not self._cancelled
 
     async def __call__(self, coroutine: Coroutine[object, object, object]) -> bool:
         """Run the coroutine in a task of its own and return `completed`.
@@ -60,61 +63,67 @@ class Attempt:
         Raises what the coroutine raises, except the cancellation; AssertionError if it swallowed the cancellation or
         left a task or a thread running.
         """
-        found = _Running.now()
-        watched = _Watched(coroutine, self)
-        task = asyncio.create_task(_wait(watched))
-        await asyncio.wait([task])
-        self._ended = not watched.cancelled
-        if task.cancelled() != watched.cancelled:
-            task.result()
-            raise AssertionError(f"{self}: the cancellation was swallowed")
-        if not task.cancelled():
-            task.result()
+        loop, found = asyncio.get_running_loop(), _Running.now()
+        factory = loop.get_task_factory()
+        loop.set_task_factory(self._start)
+        try:
+            self._task = asyncio.create_task(coroutine)
+            await asyncio.wait([self._task])
+        finally:
+            loop.set_task_factory(factory)
+        if not self._task.cancelled():
+            self._task.result()
+        if self._task.cancelled() != self._cancelled:
+            raise AssertionError(f"{self}: the cancellation was {'swallowed' if self._cancelled else 'not asked for'}")
         _Running.now().compare(found, str(self))
-        return self._ended
+        return self.completed
+
+    def waits(self, awaited: object) -> None:
+        """Count a task that is about to wait, and cancel if it is the one."""
+        self._waits += 1
+        if self._waits != self.at:
+            return
+        if self.late and isinstance(awaited, asyncio.Future):
+            # Called before the waiting task's own callback: it is cancelled with its result already on the way.
+            awaited.add_done_callback(self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self, _: object = None) -> None:
+        if self._task is not None and not self._task.done():
+            self._cancelled = True
+            self._task.cancel()
+
+    def _start(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        coroutine: Coroutine[object, object, T] | Generator[object, None, T],
+        **options: Any,  # noqa: ANN401  # whatever this version of asyncio hands on
+    ) -> asyncio.Task[T]:
+        return asyncio.Task(_wait(_Watched(coroutine, self)), loop=loop, **options)
 
 
 class _Watched(Generic[T]):
-    """Runs a coroutine like `await` does and counts how often it waits."""
+    """Runs a coroutine like `await` does and tells whenever it waits."""
 
-    def __init__(self, coroutine: Coroutine[object, object, T], attempt: Attempt) -> None:
-        self.cancelled = False
-        self._coroutine = coroutine
+    def __init__(self, steps: Coroutine[object, object, T] | Generator[object, None, T], attempt: Attempt) -> None:
+        self._steps = steps
         self._attempt = attempt
-        self._waits = 0
 
     def __await__(self) -> Generator[object, None, T]:
-        steps = self._coroutine.__await__()
         thrown: BaseException | None = None
         while True:
             try:
-                awaited = steps.send(None) if thrown is None else steps.throw(thrown)
+                awaited = self._steps.send(None) if thrown is None else self._steps.throw(thrown)
             except StopIteration as end:
                 result: T = end.value
                 return result
             thrown = None
-            self._waits += 1
-            if self._waits == self._attempt.at:
-                self._cancel(awaited)
+            self._attempt.waits(awaited)
             try:
                 yield awaited
             except BaseException as error:  # noqa: BLE001  # it is thrown into the coroutine
                 thrown = error
-
-    def _cancel(self, awaited: object) -> None:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("an attempt runs in a task")
-
-        def cancel(_: object = None) -> None:
-            self.cancelled = True
-            task.cancel()
-
-        if self._attempt.late and isinstance(awaited, asyncio.Future):
-            # Called before the task's own callback: the task is cancelled with its result already on the way.
-            awaited.add_done_callback(cancel)
-        else:
-            cancel()
 
 
 async def _wait(watched: _Watched[T]) -> T:

@@ -1,0 +1,53 @@
+"""The verbs, on systems in memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from resilience import Archive
+from resilience.primitives import BackupTarget, RestoreDestination
+from resilience.stores import MemoryStore
+from resilience.testing.memory import MemoryDestination, MemoryServer, MemoryTarget
+from resilience.testing.stores import content
+from resilience.testing.systems import RoundTripSuite
+
+VALUES = {"one": content(5000), "two.tar": content(3001, 2), "empty": b""}
+
+
+def small_archive() -> Archive:
+    """An archive that cuts little data into many frames and objects."""
+    return Archive(MemoryStore(), frame_size=700, object_size=300, workers=2)
+
+
+class TestMemorySystem(RoundTripSuite[MemoryServer]):
+    @pytest.fixture
+    def target(self) -> BackupTarget:
+        return MemoryTarget("orders", dict(VALUES), chunk_size=1024)
+
+    @pytest.fixture
+    def destination(self) -> RestoreDestination[MemoryServer]:
+        return MemoryDestination()
+
+    @pytest.fixture
+    def archive(self) -> Archive:
+        return small_archive()
+
+    async def state(self, target: BackupTarget) -> object:
+        assert isinstance(target, MemoryTarget)
+        return target.capturing, dict(target.values), target.revision
+
+    async def content(self, destination: RestoreDestination[MemoryServer]) -> object:
+        assert isinstance(destination, MemoryDestination)
+        return dict(destination.values), destination.startable
+
+    async def occupy(self, destination: RestoreDestination[MemoryServer]) -> None:
+        assert isinstance(destination, MemoryDestination)
+        destination.values["theirs"] = b"data"
+
+    async def startable(self, destination: RestoreDestination[MemoryServer]) -> bool:
+        assert isinstance(destination, MemoryDestination)
+        return destination.startable
+
+    async def check(self, target: BackupTarget, live: MemoryServer) -> None:
+        assert isinstance(target, MemoryTarget)
+        assert live.values == target.values

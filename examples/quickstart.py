@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from resilience.testing.postgres import MissingServer, find_binaries, owned_fold
 
 TESTBED = Path(__file__).parent.parent / ".testbed"
 MAJORS = (18, 17, 16, 15)
+ORDERS = 500_000
 
 SHOP = """
 create table customers (
@@ -54,7 +56,7 @@ select n, 1 + n * 7919 % 50000, timestamptz '2025-01-01 00:00Z' + n * interval '
                'street', format('Main Street %s', n % 300), 'zip', 10000 + n % 90000,
                'city', (array['Berlin','Lyon','Recife','Kyoto'])[1 + n % 4]),
            'payment', jsonb_build_object('method', (array['card','invoice'])[1 + n % 2], 'token', md5((n * 3)::text)))
-from generate_series(1, 500000::bigint) n;
+from generate_series(1, {orders}::bigint) n;
 create index on orders (customer);
 """
 
@@ -76,11 +78,11 @@ class Fingerprint(NamedTuple):
     checksum: str
 
 
-async def tour(folder: Path, bin_dir: Path) -> None:
+async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
     """Take the tour, with everything in `folder`."""
     print("Starting a server and loading a shop, which takes the longest:")
     with running_server(folder / "production", bin_dir) as server:
-        server.psql(SHOP)
+        server.psql(SHOP.format(orders=orders))
         before = await fingerprint(server.dsn())
         print(f"PostgreSQL {server.psql('show server_version')} with {before.rows:,} orders")
 
@@ -136,12 +138,15 @@ def programs(folder: Path) -> Path:
 
 def main() -> None:
     """Make room, take the tour, clean up."""
+    parser = argparse.ArgumentParser(description="Back up a PostgreSQL, lose a table, bring it back and prove it.")
+    parser.add_argument("--orders", type=int, default=ORDERS, help="rows to load (default: %(default)s)")
+    arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="resilience-quickstart-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            asyncio.run(tour(folder, programs(folder)))
+            asyncio.run(tour(folder, programs(folder), arguments.orders))
         except ResilienceError as error:
             sys.exit(str(error))
     print(f"{time.monotonic() - began:.0f} s in all, and nothing is left behind. What it did: examples/quickstart.py")

@@ -1,0 +1,141 @@
+"""What the documents say is true: their code runs and has the right types, their tables and commands match the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from inspect import CO_COROUTINE
+from pathlib import Path
+from types import CodeType
+
+import attrs
+import pytest
+from mypy import api as mypy
+
+from resilience.model import errors
+from resilience.model.json import from_json, to_json
+from resilience.model.manifests import FORMAT, Manifest, StoredObject, StoredPart
+from resilience.testing.postgres import TestServer
+
+from .conftest import NewServer
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = """
+from pathlib import Path
+from resilience import *
+from resilience.postgres import *
+from resilience.stores import *
+dsn = other = "host=db.example"
+path = bin_dir = Path("somewhere")
+archive = Archive(MemoryStore())
+"""
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """Return the blocks of code of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def compiled(code: str) -> CodeType:
+    """Compile code that may await at its top level, as a notebook does."""
+    program: CodeType = compile(code, "document", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return program
+
+
+def rows(document: Path, head: str) -> Iterator[list[str]]:
+    """Yield the rows of the table whose first heading is `head`."""
+    _, found, table = document.read_text().partition(f"| {head} |")
+    assert found, f"{document.name} has no table {head!r}"
+    for line in table.splitlines()[2:]:
+        if not line.startswith("|"):
+            return
+        yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_the_documents_code_has_the_right_types(tmp_path: Path) -> None:
+    snippets = [code for document in DOCUMENTS for code in blocks(document, "python")]
+    functions = [
+        f"async def snippet_{n}() -> None:\n{textwrap.indent(code, '    ')}" for n, code in enumerate(snippets)
+    ]
+    module = tmp_path / "snippets.py"
+    module.write_text(NAMES + "\n".join(functions))
+    said, _, status = mypy.run(["--config-file", str(ROOT / "pyproject.toml"), str(module)])
+    assert status == 0, said
+    assert len(snippets) >= 4
+
+
+async def test_the_readmes_code_runs(
+    postgres17: TestServer, new_server: NewServer, tmp_path: Path, tmp_owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {
+        "dsn": postgres17.dsn(),
+        "other": new_server(17).dsn(),
+        "path": tmp_owned / "data",
+        "bin_dir": postgres17.bin_dir,
+        "print": lambda *values: printed.extend(map(str, values)),
+    }
+    printed: list[str] = []
+    for code in blocks(ROOT / "README.md", "python"):
+        program = compiled(code)
+        assert program.co_flags & CO_COROUTINE
+        await eval(program, names)  # noqa: S307  # our own README
+    backed_up, verified, covered = printed
+    assert backed_up.startswith("backed up orders as")
+    assert "passed, level L1" in verified
+    assert covered.startswith("orders: 1 restorable moment")
+    assert (tmp_owned / "data" / "PG_VERSION").read_text() == "17\n"
+
+
+def test_every_session_the_documents_name_exists() -> None:
+    noxfile = (ROOT / "noxfile.py").read_text()
+    sessions = set(re.findall(r"^@nox\.session\ndef (\w+)", noxfile, re.MULTILINE))
+    named = {
+        name for document in DOCUMENTS for name in re.findall(r"(?:noxfile\.py|nox|`) ?-s (\w+)", document.read_text())
+    }
+    assert named >= {"quickstart", "tests", "lint", "bench"}
+    assert named <= sessions
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    (command,) = [code.strip() for code in blocks(ROOT / "README.md", "sh") if "-s tests" in code]
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)\)", document.read_text()):
+        if not link.startswith(("https://", "#")):
+            assert (document.parent / link.partition("#")[0]).exists(), link
+
+
+def test_the_table_of_errors_is_the_code() -> None:
+    documented = {
+        (name.strip("`"), kind)
+        for name, _, _, kinds in rows(ROOT / "docs" / "design.md", "error")
+        for kind in [None, *re.findall(r"`(\w+)`", kinds)]
+    }
+    families = errors.ResilienceError.__subclasses__()
+    assert documented == {
+        (family.__name__, kind)
+        for family in families
+        for kind in [None, *(sub.__name__ for sub in family.__subclasses__())]
+    }
+
+
+def test_the_example_manifest_is_one_and_every_field_is_explained() -> None:
+    specification = ROOT / "docs" / "archive-format.md"
+    (example,) = [code for code in blocks(specification, "json") if '"begins"' in code]
+    manifest = from_json(example.encode(), Manifest)
+    assert manifest.format == FORMAT
+    assert json.loads(to_json(manifest)) == json.loads(example)
+
+    explained = {name for cells in rows(specification, "field") for name in re.findall(r"`(\w+)`", cells[0])}
+    assert explained == {field.name for field in attrs.fields(Manifest)}
+    text = specification.read_text()
+    for kind in (StoredPart, StoredObject):
+        assert all(f"`{field.name}`" in text for field in attrs.fields(kind))

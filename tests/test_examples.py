@@ -1,0 +1,27 @@
+"""The examples run, do what they say and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def test_the_quickstart_brings_the_rows_back_and_cleans_up(
+    postgres_bin: Callable[[int], Path], session_folder: Path
+) -> None:
+    postgres_bin(18)  # skips or fails if it is missing
+    command = [sys.executable, str(EXAMPLES / "quickstart.py"), "--orders", "20000"]
+    temporary = session_folder / "quickstart"
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "The rows are back: 20,000 orders" in done.stdout
+    assert "level L3" in done.stdout
+    assert done.stderr == ""  # no bar where there is no terminal
+    assert list(temporary.iterdir()) == []

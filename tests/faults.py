@@ -1,7 +1,7 @@
 """Faults put where they belong: at the n-th call of the operating system.
 
-`python -m tests.faults SCENARIO FOLDER` runs a scenario again and again in FOLDER/1, FOLDER/2, …, each time in a
-process that ends itself with kill -9 one call later, until one comes to its end.
+`python -m tests.faults SCENARIO FOLDER STEP` runs a scenario again and again in a folder of its own below FOLDER, each
+time in a process that ends itself with kill -9 STEP calls later, until one comes to its end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from resilience import Archive, backup
-from resilience.stores import LocalStore
+from resilience.primitives import ObjectStore
+from resilience.stores import LocalStore, MemoryStore
+from resilience.testing.memory import MemoryTarget
+from resilience.testing.stores import content
 
+VALUES = {"one": content(5000), "two.tar": content(3001, 2), "empty": b""}
+FEW = {"one": content(1000), "empty": b""}
 CALLS = ("open", "write", "fsync", "link", "unlink", "mkdir", "rmdir", "rename")
 
 
@@ -46,12 +51,16 @@ def at_os_call(number: int, act: Callable[[str], None]) -> Iterator[list[str]]:
             setattr(os, name, original)
 
 
-def killed_everywhere(scenario: str, folder: Path) -> list[Path]:
+def killed_everywhere(scenario: str, folder: Path, *, step: int = 1) -> list[Path]:
     """Run a scenario as `python -m tests.faults` does; return the folders, the last of which saw it come to its end."""
-    subprocess.run(
-        [sys.executable, "-m", "tests.faults", scenario, str(folder)], cwd=Path(__file__).parent.parent, check=True
-    )
+    command = [sys.executable, "-m", "tests.faults", scenario, str(folder), str(step)]
+    subprocess.run(command, cwd=Path(__file__).parent.parent, check=True)
     return sorted(folder.iterdir(), key=lambda path: int(path.name))
+
+
+def small_archive(store: ObjectStore | None = None) -> Archive:
+    """Make an archive that cuts little data into many frames and objects."""
+    return Archive(MemoryStore() if store is None else store, frame_size=700, object_size=300, workers=2)
 
 
 def die() -> None:
@@ -64,19 +73,16 @@ async def put(folder: Path) -> None:
 
 
 async def back_up(folder: Path) -> None:
-    from resilience.testing.memory import MemoryTarget
-
-    target = MemoryTarget("orders", {"one": b"1" * 5000, "two": b"2" * 3000})
-    await backup(target, Archive(LocalStore(folder / "root"), frame_size=1024, object_size=16))
+    await backup(MemoryTarget("orders", dict(FEW)), small_archive(LocalStore(folder / "root")))
 
 
 SCENARIOS: dict[str, Callable[[Path], Coroutine[Any, Any, None]]] = {"put": put, "backup": back_up}
 
 
-def main(scenario: str, folder: Path) -> None:
-    number, status = 0, -1
+def main(scenario: str, folder: Path, step: int) -> None:
+    number, status = 1 - step, -1
     while status != 0:
-        number += 1
+        number += step
         place = folder / str(number)
         place.mkdir(parents=True)
         child = os.fork()
@@ -90,4 +96,4 @@ def main(scenario: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))

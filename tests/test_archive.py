@@ -17,19 +17,16 @@ from resilience.testing.archivers import ArchiverSuite
 from resilience.testing.faults import change, flipped
 from resilience.testing.stores import listed, read
 
-
-def small(store: ObjectStore) -> Archive:
-    """An archive that cuts little data into many frames and objects."""
-    return Archive(store, frame_size=700, object_size=300, workers=2)
+from .faults import small_archive
 
 
 class TestArchiveInMemory(ArchiverSuite):
     @pytest.fixture
     def archive(self) -> Archiver:
-        return small(MemoryStore())
+        return small_archive(MemoryStore())
 
     def again(self, archive: Archiver) -> Archiver:
-        return small(store_of(archive))
+        return small_archive(store_of(archive))
 
     async def outcome(self, archive: Archiver, of: BackupPlan) -> str | None:
         store = store_of(archive)
@@ -52,11 +49,11 @@ class TestArchiveInMemory(ArchiverSuite):
 
 
 class TestArchiveInADirectory(TestArchiveInMemory):
-    cancel_step = 9
+    cancel_step = 17
 
     @pytest.fixture
     def archive(self, tmp_path: Path) -> Archiver:
-        return small(LocalStore(tmp_path))
+        return small_archive(LocalStore(tmp_path))
 
 
 def store_of(archive: Archiver) -> ObjectStore:

@@ -6,17 +6,10 @@ import pytest
 
 from resilience import Archive
 from resilience.primitives import BackupTarget, RestoreDestination
-from resilience.stores import MemoryStore
 from resilience.testing.memory import MemoryDestination, MemoryServer, MemoryTarget
-from resilience.testing.stores import content
 from resilience.testing.systems import RoundTripSuite
 
-VALUES = {"one": content(5000), "two.tar": content(3001, 2), "empty": b""}
-
-
-def small_archive() -> Archive:
-    """An archive that cuts little data into many frames and objects."""
-    return Archive(MemoryStore(), frame_size=700, object_size=300, workers=2)
+from .faults import VALUES, small_archive
 
 
 class TestMemorySystem(RoundTripSuite[MemoryServer]):

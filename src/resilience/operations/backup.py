@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 
+from resilience.concurrency import closing
 from resilience.model.capture import Part
 from resilience.model.events import Notifier, Observer
 from resilience.model.ids import new_id as fresh_id
@@ -44,11 +45,9 @@ async def backup(
 
         async with archive.draft(plan) as draft, target.capture(plan) as capture:
             told.total = capture.size
-            async for part in capture.parts():
-                await draft.store(Part(name=part.name, chunks=counted(part.chunks, told)))
+            async with closing(capture.parts()) as parts:
+                async for part in parts:
+                    await draft.store(Part(name=part.name, chunks=counted(part.chunks, told)))
             captured = await capture.finish()
             manifest = await draft.publish(captured)
-    return BackupReport(
-        manifest=manifest, seconds=time.monotonic() - began, findings=plan.findings + captured.findings
-    )
-
+    return BackupReport(manifest=manifest, seconds=time.monotonic() - began, findings=plan.findings + captured.findings)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from attrs import frozen
 
+from resilience.concurrency import closing
 from resilience.model.events import Notifier
 from resilience.model.findings import Examined, Level
 from resilience.model.manifests import Manifest
@@ -15,9 +16,10 @@ from resilience.primitives import StoredBackup
 
 async def counted(chunks: AsyncIterator[bytes], told: Notifier) -> AsyncIterator[bytes]:
     """Pass chunks on and tell how many bytes have passed."""
-    async for chunk in chunks:
-        yield chunk
-        told.advance(len(chunk))
+    async with closing(chunks) as pieces:
+        async for piece in pieces:
+            yield piece
+            told.advance(len(piece))
 
 
 @frozen
@@ -35,11 +37,12 @@ class ObservedBackup:
     @asynccontextmanager
     async def read(self, part: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read a part; see `StoredBackup.read`."""
-        async with self.backup.read(part) as chunks:
-            yield counted(chunks, self.told)
+        async with self.backup.read(part) as chunks, closing(counted(chunks, self.told)) as counting:
+            yield counting
 
     async def examine(self, level: Level) -> AsyncIterator[Examined]:
         """Look at every object; see `StoredBackup.examine`."""
-        async for examined in self.backup.examine(level):
-            self.told.advance(examined.bytes)
-            yield examined
+        async with closing(self.backup.examine(level)) as objects:
+            async for examined in objects:
+                self.told.advance(examined.bytes)
+                yield examined

@@ -45,7 +45,12 @@ async def verify(
         told.total = manifest.stored + manifest.size * (len(validators) + (scratch is not None))
         async with archive.open(manifest) as stored:
             proof = _Proof(subject=f"{manifest.target} {manifest.id}", backup=ObservedBackup(stored, told))
-            if await proof.exists() and await proof.matches() and await proof.passes(validators) and scratch is not None:
+            if (
+                await proof.exists()
+                and await proof.matches()
+                and await proof.passes(validators)
+                and scratch is not None
+            ):
                 await proof.starts(scratch)
     return proof.verdict(time.monotonic() - began)
 
@@ -56,6 +61,7 @@ class _Proof:
 
     subject: str
     backup: StoredBackup
+    passed: bool = True
     level: Level | None = None
     objects: int = 0
     bytes: int = 0
@@ -64,7 +70,7 @@ class _Proof:
     def verdict(self, seconds: float) -> Verdict:
         return Verdict(
             subject=self.subject,
-            passed=not any(finding.severity == "blocker" for finding in self.findings),
+            passed=self.passed and not any(finding.severity == "blocker" for finding in self.findings),
             level=self.level,
             objects=self.objects,
             bytes=self.bytes,
@@ -86,6 +92,7 @@ class _Proof:
             verdict = await validator.check(self.backup)
             self.findings += verdict.findings
             if not verdict.passed:
+                self.passed = False
                 return False
             self._reached(validator.level, f"{verdict.objects} objects, {as_bytes(verdict.bytes)} parsed")
         return True

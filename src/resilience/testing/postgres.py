@@ -188,3 +188,17 @@ def running_server(
     finally:
         server.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def starts(data: Path, bin_dir: Path) -> bool:
+    """Try to start a server on a data directory, as a hurried person would, and tell whether it did; it is stopped."""
+    tried = TestServer(data.parent, bin_dir)
+    log, quietly = (
+        str(data.parent / "hurried.log"),
+        f"-c listen_addresses='' -c unix_socket_directories='{data.parent}'",
+    )
+    command = ("pg_ctl", "-D", str(data), "-w", "-t", "10", "-l", log, "-o", quietly, "start")
+    started = tried.run(*command, check=False).returncode == 0
+    if started:
+        tried.run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+    return started

@@ -144,6 +144,7 @@ class PostgresDataDirectory:
             data=self.path,
             account=places.account,
             role=str(manifest.details.get("bootstrap_role") or "postgres"),
+            database=_database(manifest),
             preload=self.preload,
         )
 
@@ -174,6 +175,14 @@ class PostgresDataDirectory:
 
 
 _WRONG_MAJOR = "name the programs of the backup's own major version with bin_dir="
+
+
+def _database(manifest: Manifest) -> str:
+    """Choose a database to connect to: `postgres` may have been dropped."""
+    recorded = manifest.details.get("databases")
+    listed = recorded if isinstance(recorded, list) else []
+    names = [str(each["name"]) for each in listed if isinstance(each, dict)]
+    return next((name for name in names if name == "postgres"), names[0] if names else "postgres")
 
 
 def _hint(folder: Path, data: Path) -> str:

@@ -39,6 +39,13 @@ ISOLATED: Mapping[str, str] = {
     "restore_command": "",
     "archive_cleanup_command": "",
     "recovery_end_command": "",
+    # Of these only one may be set at any time, so the one that `recover` sets comes last.
+    "recovery_target_name": "",
+    "recovery_target_time": "",
+    "recovery_target_xid": "",
+    "recovery_target_lsn": "",
+    "recovery_target": "",
+    "recovery_min_apply_delay": "0",
     "primary_conninfo": "",
     "primary_slot_name": "",
     "synchronous_standby_names": "",
@@ -56,6 +63,8 @@ ISOLATED: Mapping[str, str] = {
     "log_min_messages": "warning",
     "cluster_name": "resilience-isolated",
     "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "external_pid_file": "",
     "recovery_init_sync_method": "syncfs",
 }
 
@@ -84,6 +93,7 @@ class Isolation:
     data: Path
     account: Account | None
     role: str
+    database: str
     preload: Sequence[str] = ()
     durable: bool = True
 
@@ -101,13 +111,16 @@ class Isolation:
             for name, value in (await self._settings(folder, settings or {})).items():
                 arguments += ["-c", f"{name}={value}"]
             async with self.tools.start("postgres", arguments, account=self.account) as running:
-                server = Server(running, Dsn({"host": str(folder), "port": "5432", "user": self.role}))
+                server = Server(running, self._dsn(folder))
                 try:
                     yield server
                 finally:
                     await finish(server.shut_down())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _dsn(self, folder: Path) -> Dsn:
+        return Dsn({"host": str(folder), "port": "5432", "user": self.role, "dbname": self.database})
 
     async def _settings(self, folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
         major = await self.tools.major("postgres")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from resilience.concurrency import in_thread
 from resilience.model.capture import Restored
 from resilience.model.errors import Corrupt
 from resilience.model.findings import Finding
@@ -14,7 +13,6 @@ from resilience.model.positions import RecoveryPoint
 from .client import sql
 from .isolation import Isolation
 from .lsn import position
-from .untar import write_durably
 
 RECOVERY_SECONDS = 3600.0
 
@@ -39,7 +37,6 @@ async def recover(isolation: Isolation, manifest: Manifest) -> Restored:
         "recovery_target_action": "promote",
         "recovery_target_timeline": "current",
     }
-    await in_thread(write_durably, isolation.data / "recovery.signal", b"", isolation.account)
     async with isolation.run(settings) as server:
         await server.ready("select not pg_is_in_recovery()", seconds=RECOVERY_SECONDS)
         async with sql(server.dsn, operation="restore") as connection:

@@ -102,7 +102,7 @@ def parse_header(block: bytes) -> Member:
     if kind is None:
         raise Corrupt(f"the tar member {name!r} is of unknown type {block[156:157]!r}")
     return Member(
-        name=name.rstrip("/") if kind == "directory" else name,
+        name=name if kind == "file" else name.rstrip("/"),
         kind=kind,
         size=_number(block[124:136]) if kind == "file" else 0,
         mode=_number(block[100:108]) & 0o7777,

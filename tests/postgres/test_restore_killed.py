@@ -1,0 +1,52 @@
+"""A restore killed with -9 at any stage leaves nothing that starts, and the next one succeeds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from resilience import Archive, backup, restore
+from resilience.postgres import PostgresDataDirectory, PostgresTarget
+from resilience.postgres.unpacking import RESTORING
+from resilience.stores import LocalStore
+from resilience.testing.postgres import TestServer, starts
+
+CHECKOUT = Path(__file__).parents[2]
+LAST = 14
+
+
+def killed(archive: Path, bin_dir: Path, folder: Path, numbers: list[int]) -> str:
+    """Run `tests.postgres.killed` and return what it printed."""
+    command = [sys.executable, "-m", "tests.postgres.killed", str(archive), str(bin_dir), str(folder)]
+    done = subprocess.run(
+        [*command, *map(str, numbers)], cwd=CHECKOUT, check=True, stdout=subprocess.PIPE, text=True, timeout=300
+    )
+    return done.stdout
+
+
+async def test_a_restore_killed_at_any_stage_leaves_nothing_that_starts(
+    postgres17: TestServer, tmp_owned: Path, tmp_path: Path
+) -> None:
+    postgres17.psql("create table if not exists kept as select generate_series(1, 1000) as id")
+    archive = Archive(LocalStore(tmp_path / "archive"))
+    await backup(PostgresTarget("orders", dsn=postgres17.dsn("backup")), archive)
+    bin_dir = postgres17.bin_dir
+
+    calls = int(killed(tmp_path / "archive", bin_dir, tmp_owned, [0]))
+    assert starts(tmp_owned / "0", bin_dir)
+    # The first and the last ones singly, and some of the many in between that write files.
+    numbers = [1, 2, 3, 5, 8, calls // 3, calls // 2, *range(calls - LAST, calls + 1)]
+    killed(tmp_path / "archive", bin_dir, tmp_owned, numbers)
+
+    for number in numbers:
+        data = tmp_owned / str(number)
+        # PostgreSQL removes recovery.signal when it has reached the recovery point: from then on nothing is half done.
+        recovered = (data / "global" / "pg_control").exists() and not (data / "recovery.signal").exists()
+        assert starts(data, bin_dir) <= recovered, f"killed at call {number}, half done, and it starts"
+        assert recovered <= (number > calls - LAST), f"killed at call {number} and thought to be done"
+        assert (data / RESTORING).exists() or number in (1, 2, 3, 5, 8, calls)
+    last = PostgresDataDirectory(tmp_owned / str(numbers[-3]), bin_dir=bin_dir)
+    await last.discard()
+    await restore(archive, "orders", into=last)
+    assert starts(last.path, bin_dir)

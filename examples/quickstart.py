@@ -149,6 +149,8 @@ def main() -> None:
             asyncio.run(tour(folder, programs(folder), arguments.orders))
         except ResilienceError as error:
             sys.exit(str(error))
+        except KeyboardInterrupt:
+            sys.exit("Stopped, and cleaned up.")
     print(f"{time.monotonic() - began:.0f} s in all, and nothing is left behind. What it did: examples/quickstart.py")
 
 

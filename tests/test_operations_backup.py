@@ -60,12 +60,12 @@ async def test_the_report_says_what_was_done() -> None:
     archive = small_archive()
     report = await backup(target, archive, clock=lambda: MOMENT, new_id=lambda now: f"{now:%Y%m%dT%H%M%SZ}-00000a")
     assert report.manifest == (await manifests(archive))[0]
-    assert report.manifest.id == "20261121T203000Z-00000a"
+    assert report.manifest.id == "20261121T203000.000Z-00000a"
     assert report.manifest.started_at == MOMENT
     assert report.manifest.size == sum(map(len, VALUES.values()))
     assert report.findings == (note,)
     assert report.seconds >= 0
-    assert str(report).startswith("backed up orders as 20261121T203000Z-00000a: 7.8 KiB in ")
+    assert str(report).startswith("backed up orders as 20261121T203000.000Z-00000a: 7.8 KiB in ")
     assert str(report).endswith("note: orders: something to know")
 
 

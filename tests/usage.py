@@ -74,7 +74,7 @@ async def bring_back(path: str, archive: Archive) -> RecoveryPoint | None:
         path, bin_dir="/usr/bin", tablespaces={"/srv/fast": Path("/srv/faster")}, owner="postgres", leave="running"
     )
     try:
-        report = await restore(archive, "orders", into=destination, backup="20261121T203000Z-3f9a1c")
+        report = await restore(archive, "orders", into=destination, backup="20261121T203000.000Z-3f9a1c")
     except NoBackup as error:
         assert_type(error.hint, str)
         return None

@@ -7,7 +7,7 @@ import secrets
 from datetime import UTC, datetime
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{6}")
 
 
 def checked_name(name: str) -> str:
@@ -20,10 +20,13 @@ def checked_name(name: str) -> str:
 def checked_id(backup: str) -> str:
     """Return a backup's id if it is well-formed; raises ValueError."""
     if not _ID.fullmatch(backup):
-        raise ValueError(f"{backup!r} is no backup id: one looks like 20261121T203000Z-3f9a1c")
+        raise ValueError(f"{backup!r} is no backup id: one looks like 20261121T203000.000Z-3f9a1c")
     return backup
 
 
 def new_id(now: datetime) -> str:
     """Make the id of a backup begun `now`: sortable by time, and random so that two at once differ."""
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+    if now.utcoffset() is None:
+        raise ValueError("now is a naive datetime: give it a time zone")
+    moment = now.astimezone(UTC)
+    return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z-{secrets.token_hex(3)}"

@@ -35,7 +35,7 @@ class PostgresScratch:
 
     It never acts as the production it was taken from: see `resilience.postgres.isolation`. Tablespaces are put below
     the same folder. `within` (default: the system's folder for temporary files) needs room for the whole backup. As
-    root, the server runs as `owner`, by default `postgres` or else `nobody`.
+    root, the server runs as `owner`, by default whoever owns `within`, or else `postgres` or `nobody`.
     """
 
     system: ClassVar[str] = "postgresql"
@@ -48,10 +48,13 @@ class PostgresScratch:
     _folder: Path | None = field(default=None, init=False, repr=False)
     _inner: PostgresDataDirectory | None = field(default=None, init=False, repr=False)
 
+    @property
+    def _within(self) -> str | Path:
+        return self.within or tempfile.gettempdir()
+
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
         """Look whether there is room and the programs fit. Writes nothing."""
-        within = Path(self.within or tempfile.gettempdir())
-        return await self._directory(within / "resilience-scratch-new", chain[-1]).survey(chain)
+        return await self._directory(Path(self._within) / "resilience-scratch-new", chain[-1]).survey(chain)
 
     async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
         """Restore into a new folder; see `RestoreDestination.apply`. Cancelled or failed: `discard` removes it."""
@@ -86,13 +89,20 @@ class PostgresScratch:
     def _account(self) -> str | None:
         if self.owner is not None or os.geteuid() != 0:
             return self.owner
-        known = {entry.pw_name for entry in pwd.getpwall()}
-        return next((name for name in _USUAL_ACCOUNTS if name in known), None)
+        owner = Path(self._within).stat().st_uid
+        known = [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == owner != 0]
+        return next((name for name in (*known, *_USUAL_ACCOUNTS) if _exists(name)), None)
 
     def _make_folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=self.within))
-        if name := self._account():
+        folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=self._within))
+        if (name := self._account()) and os.geteuid() == 0:
             account = Account.named(name)
-            if os.geteuid() == 0:
-                os.chown(folder, account.uid, account.gid)
+            os.chown(folder, account.uid, account.gid)
         return folder
+
+
+def _exists(account: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(account))
+    except KeyError:
+        return False

@@ -58,7 +58,7 @@ async def test_the_report_says_what_was_done() -> None:
     target = orders()
     target.findings = (note,)
     archive = small_archive()
-    report = await backup(target, archive, clock=lambda: MOMENT, new_id=lambda now: f"{now:%Y%m%dT%H%M%SZ}-00000a")
+    report = await backup(target, archive, clock=lambda: MOMENT, new_id=lambda now: f"{now:%Y%m%dT%H%M%S}.000Z-00000a")
     assert report.manifest == (await manifests(archive))[0]
     assert report.manifest.id == "20261121T203000.000Z-00000a"
     assert report.manifest.started_at == MOMENT
@@ -128,7 +128,7 @@ async def test_a_name_that_belongs_to_another_system_is_refused() -> None:
 
 async def test_a_clock_that_does_not_know_its_time_zone_is_refused() -> None:
     naive = MOMENT.replace(tzinfo=None)
-    with pytest.raises(ValueError, match="made_at is a naive datetime"):
+    with pytest.raises(ValueError, match="is a naive datetime: give it a time zone"):
         await backup(orders(), small_archive(), clock=lambda: naive)
 
 

@@ -16,5 +16,5 @@ def utc_now() -> datetime:
 
 def aware(_instance: object, attribute: attrs.Attribute[datetime], moment: datetime | None) -> None:
     """Refuse a moment without a UTC offset (attrs validator): nobody could say when it was."""
-    if moment is not None and moment.tzinfo is None:
+    if moment is not None and moment.utcoffset() is None:
         raise ValueError(f"{attribute.name} is a naive datetime: give it a time zone")

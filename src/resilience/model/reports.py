@@ -8,6 +8,7 @@ from attrs import field, frozen
 
 from .findings import Finding
 from .manifests import Manifest
+from .moments import aware
 from .positions import RecoveryPoint
 from .show import Shown, as_bytes
 
@@ -60,7 +61,7 @@ class RestorableMoment(Shown):
     kind: str
     lineage: str
     point: RecoveryPoint
-    taken_at: datetime
+    taken_at: datetime = field(validator=aware)
 
     def __str__(self) -> str:
         return f"{self.point} ({self.kind} {self.backup})"

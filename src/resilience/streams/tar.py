@@ -118,7 +118,6 @@ def _number(raw: bytes) -> int:
     if raw[0] & 0x80:
         return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
     digits = raw.strip(b" \0")
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError as error:
-        raise Corrupt(f"a tar header holds {raw!r} where a number should be") from error
+    if digits.strip(b"01234567"):
+        raise Corrupt(f"a tar header holds {raw!r} where a number should be")
+    return int(digits, 8) if digits else 0

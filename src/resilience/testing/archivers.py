@@ -33,7 +33,7 @@ def plan(number: int = 1, *, target: str = "orders") -> BackupPlan:
     """Plan the backup of that number; later numbers are planned a minute later each."""
     made_at = MOMENT + timedelta(minutes=number)
     return BackupPlan(
-        id=f"{made_at:%Y%m%dT%H%M%SZ}-{number:06x}",
+        id=f"{made_at:%Y%m%dT%H%M%S}.000Z-{number:06x}",
         target=target,
         system="memory",
         kind="base",

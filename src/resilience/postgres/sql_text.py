@@ -6,7 +6,7 @@ The lexical rules are those of PostgreSQL 4.1, with standard_conforming_strings 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from attrs import frozen
@@ -56,7 +56,7 @@ class Statement:
     """One statement without its semicolon. Its text may hold a password: it never shows itself."""
 
     tokens: Sequence[Token]
-    _source: str
+    source: str
 
     def __repr__(self) -> str:
         return f"Statement({self.begins(2)!r}, …)"
@@ -64,7 +64,7 @@ class Statement:
     @property
     def text(self) -> str:
         """The statement as it was written."""
-        return self._source[self.tokens[0].at : self.tokens[-1].end]
+        return self.source[self.tokens[0].at : self.tokens[-1].end]
 
     def begins(self, count: int) -> str:
         """Return the first words, in upper case, at most `count`, none of which is quoted."""
@@ -119,6 +119,16 @@ def tokens(text: str) -> Iterator[Token]:
             yield Token(_KINDS.get(match.lastgroup or "", "symbol"), match[0], at)
             fresh = match[0] == ";"
         at = match.end()
+
+
+def spliced(statement: Statement, replacements: Mapping[int, str]) -> str:
+    """Return a statement's text with some of its tokens, by their index, replaced."""
+    pieces, at = [], statement.tokens[0].at
+    for index, token in enumerate(statement.tokens):
+        if index in replacements:
+            pieces += [statement.source[at : token.at], replacements[index]]
+            at = token.end
+    return "".join(pieces) + statement.source[at : statement.tokens[-1].end]
 
 
 def quoted(name: str) -> str:

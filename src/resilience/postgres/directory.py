@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import msgspec
-from attrs import define, field
+from attrs import define, evolve, field
 
 from resilience.concurrency import in_thread
 from resilience.model.capture import Restored
@@ -67,21 +67,8 @@ class PostgresDataDirectory:
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
         """Look whether the folders are empty and large enough and the programs fit. Writes nothing."""
         (manifest,) = chain
-        places = self._where(manifest)
-        filled = await in_thread(places.filled)
-        needed, free = await in_thread(places.tightest, manifest)
-        findings = [
-            Finding(severity="note", subject=str(folder), text="not empty", hint=_hint(folder, self.path))
-            for folder in filled
-        ]
-        return DestinationFacts(
-            destination=str(filled[0]) if filled else self.name,
-            system=self.system,
-            empty=not filled,
-            needed=needed,
-            free=free,
-            findings=(*findings, *await self._misfits(manifest)),
-        )
+        room = await in_thread(self._room, self._where(manifest), manifest)
+        return evolve(room, findings=(*room.findings, *await self._misfits(manifest)))
 
     async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
         """Restore a base backup; see `RestoreDestination.apply`.
@@ -92,8 +79,9 @@ class PostgresDataDirectory:
         """
         (backup,) = chain
         manifest = backup.manifest
-        plan_restore([manifest], await self.survey([manifest]))
-        self._places = places = self._where(manifest)
+        places = self._where(manifest)
+        plan_restore([manifest], await in_thread(self._room, places, manifest))
+        self._places = places
         await Unpacking(places).unpack(backup)
         self._restored = self._isolation(manifest, places)
         restored = await recover(self._restored, manifest)
@@ -123,6 +111,21 @@ class PostgresDataDirectory:
 
     def _where(self, manifest: Manifest) -> Places:
         return places_for(manifest, self.path, tablespaces=self.tablespaces, owner=self.owner)
+
+    def _room(self, places: Places, manifest: Manifest) -> DestinationFacts:
+        filled = places.filled()
+        needed, free = places.tightest(manifest)
+        return DestinationFacts(
+            destination=str(filled[0]) if filled else self.name,
+            system=self.system,
+            empty=not filled,
+            needed=needed,
+            free=free,
+            findings=tuple(
+                Finding(severity="note", subject=str(folder), text="not empty", hint=_hint(folder, self.path))
+                for folder in filled
+            ),
+        )
 
     async def _misfits(self, manifest: Manifest) -> list[Finding]:
         """Find what keeps the programs here from running the backup."""

@@ -123,7 +123,7 @@ class Isolation:
         return Dsn({"host": str(folder), "port": "5432", "user": self.role, "dbname": self.database})
 
     async def _settings(self, folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
-        major = await self.tools.major("postgres")
+        major = int((self.data / "PG_VERSION").read_text())
         known = {name: value for name, value in ISOLATED.items() if name != "summarize_wal" or major >= 17}
         return {
             "config_file": str(folder / "empty.conf"),

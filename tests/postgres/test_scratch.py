@@ -13,7 +13,14 @@ from attrs import evolve
 
 from resilience import Archive, Level, Manifest, backup, restore, verify
 from resilience.planning.restore import plan_restore
-from resilience.postgres import PostgresBackupValidator, PostgresDataDirectory, PostgresScratch, PostgresTarget
+from resilience.postgres import (
+    PostgresBackupValidator,
+    PostgresDataDirectory,
+    PostgresDumpTarget,
+    PostgresDumpValidator,
+    PostgresScratch,
+    PostgresTarget,
+)
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder
 
@@ -139,6 +146,26 @@ async def test_verify_reaches_level_3_and_says_what_it_looked_at(new_server: New
     assert verdict.objects == 1 + sum(len(part.objects) for part in manifest.parts)
     assert verdict.bytes >= manifest.stored
     assert [finding.subject for finding in verdict.findings] == ["L0", "L1", "L2", "L3"]
+    assert list(tmp_owned.iterdir()) == []
+
+
+async def test_a_logical_backup_comes_to_life_in_a_scratch_cluster(every_postgres: TestServer, tmp_owned: Path) -> None:
+    every_postgres.psql("drop table if exists counted; create table counted as select generate_series(1, 77) as id")
+    archive = Archive(MemoryStore())
+    target = PostgresDumpTarget("logical", dsn=every_postgres.dsn(), bin_dir=every_postgres.bin_dir)
+    report = await backup(target, archive)
+    scratch = PostgresScratch(bin_dir=every_postgres.bin_dir, within=tmp_owned)
+    plan = plan_restore([report.manifest], await scratch.survey([report.manifest]))
+    async with archive.open(report.manifest) as stored:
+        await scratch.apply(plan, chain=[stored])
+    async with scratch.live() as live:
+        connection = await asyncpg.connect(live.dsn)
+        assert await connection.fetchval("select count(*) from counted") == 77
+        await connection.close()
+    await scratch.discard()
+    checks = [PostgresDumpValidator(bin_dir=every_postgres.bin_dir)]
+    verdict = await verify(archive, report.manifest, validators=checks, scratch=scratch)
+    assert verdict.passed and verdict.level is Level.STARTS
     assert list(tmp_owned.iterdir()) == []
 
 

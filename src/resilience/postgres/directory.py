@@ -22,13 +22,12 @@ from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
 from resilience.primitives import StoredBackup
 
-from .isolation import Isolation, LiveServer
+from .isolation import READY_SECONDS, Isolation, LiveServer
 from .places import Places, is_empty, places_for
 from .recovery import recover
 from .tools import Tools
 from .unpacking import RESTORING, Unpacking
 
-READY_SECONDS = 300.0
 PROGRAMS = ("postgres", "pg_controldata", "pg_ctl")
 
 

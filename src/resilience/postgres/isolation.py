@@ -28,6 +28,7 @@ from .tools import Account, Running, Tools
 
 LOOK_AGAIN_SECONDS = 0.02
 STOP_SECONDS = 60.0
+READY_SECONDS = 300.0
 
 ISOLATED: Mapping[str, str] = {
     "listen_addresses": "",

@@ -36,6 +36,11 @@ class Places:
         """Return the folders that are not empty, or no folders."""
         return [folder for folder in self.folders if not is_empty(folder)]
 
+    def free(self) -> int:
+        """Return the bytes that are free where the data directory is, or will be."""
+        status = os.statvfs(_existing(self.data))
+        return status.f_bavail * status.f_frsize
+
     def tightest(self, manifest: Manifest) -> tuple[int, int]:
         """Return needed and free bytes of the file system with the least room left after a restore."""
         needed: dict[int, int] = {}

@@ -21,6 +21,7 @@ from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.primitives import StoredBackup
 
+from .cluster import ScratchCluster
 from .directory import PostgresDataDirectory
 from .isolation import LiveServer
 from .places import recorded_tablespaces
@@ -39,14 +40,15 @@ class PostgresScratch:
     """
 
     system: ClassVar[str] = "postgresql"
-    accepts: ClassVar[tuple[str, ...]] = ("base",)
+    accepts: ClassVar[tuple[str, ...]] = ("base", "dump")
     name: ClassVar[str] = "scratch"
 
     bin_dir: str | Path | None = field(default=None, kw_only=True)
     within: str | Path | None = field(default=None, kw_only=True)
     owner: str | None = field(default=None, kw_only=True)
     _folder: Path | None = field(default=None, init=False, repr=False)
-    _inner: PostgresDataDirectory | None = field(default=None, init=False, repr=False)
+    _restored: Manifest | None = field(default=None, init=False, repr=False)
+    _base: PostgresDataDirectory | None = field(default=None, init=False, repr=False)
 
     @property
     def _within(self) -> str | Path:
@@ -54,29 +56,45 @@ class PostgresScratch:
 
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
         """Look whether there is room and the programs fit. Writes nothing."""
-        return await self._directory(Path(self._within) / "resilience-scratch-new", chain[-1]).survey(chain)
+        folder = Path(self._within) / "resilience-scratch-new"
+        if chain[-1].kind == "dump":
+            return await self._cluster(folder).survey(chain)
+        return await self._directory(folder, chain[-1]).survey(chain)
 
     async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
         """Restore into a new folder; see `RestoreDestination.apply`. Cancelled or failed: `discard` removes it."""
         if self._folder is not None:
             raise Refused("it is in use", operation="restore", subject=self.name, hint="discard it first")
         self._folder = self._make_folder()
-        self._inner = self._directory(self._folder, chain[-1].manifest)
-        return await self._inner.apply(plan, chain=chain)
+        manifest = chain[-1].manifest
+        if manifest.kind == "dump":
+            restored = await self._cluster(self._folder).apply(plan, chain=chain)
+        else:
+            self._base = self._directory(self._folder, manifest)
+            restored = await self._base.apply(plan, chain=chain)
+        self._restored = manifest
+        return restored
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveServer]:
         """Run the isolated server; see `RestoreDestination.live`."""
-        if self._inner is None:
+        if self._folder is None or self._restored is None:
             raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
-        async with self._inner.live() as server:
+        running = self._base.live() if self._base else self._cluster(self._folder).live(self._restored)
+        async with running as server:
             yield server
 
     async def discard(self) -> None:
         """Remove the folder and everything in it."""
         if self._folder is not None:
             await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
-        self._folder = self._inner = None
+        self._folder = self._base = self._restored = None
+
+    def _cluster(self, folder: Path) -> ScratchCluster:
+        name = self._account()
+        return ScratchCluster(
+            folder=folder, bin_dir=self.bin_dir, account=None if name is None else Account.named(name)
+        )
 
     def _directory(self, folder: Path, manifest: Manifest) -> PostgresDataDirectory:
         return PostgresDataDirectory(

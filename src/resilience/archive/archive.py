@@ -76,8 +76,8 @@ class Archive:
     @asynccontextmanager
     async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
         """Begin a backup; see `Archiver.draft`. The run record is begun here and ended on leaving."""
-        await self._register(plan)
         prefix = layout.backup(plan.system, plan.target, plan.kind, plan.id)
+        await self._register(plan)
         with ThreadPoolExecutor(self.workers, "resilience-frames") as pool:
             writer = Writer(
                 store=self.store,

@@ -18,7 +18,6 @@ from mypy import api as mypy
 from resilience.model import errors
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import FORMAT, Manifest, StoredObject, StoredPart
-from resilience.testing.postgres import TestServer
 
 from .conftest import NewServer
 
@@ -69,14 +68,16 @@ def test_the_documents_code_has_the_right_types(tmp_path: Path) -> None:
 
 
 async def test_the_readmes_code_runs(
-    postgres17: TestServer, new_server: NewServer, tmp_path: Path, tmp_owned: Path, monkeypatch: pytest.MonkeyPatch
+    new_server: NewServer, tmp_path: Path, tmp_owned: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    origin, other = new_server(17), new_server(17)
+    origin.psql("create table orders as select 7 as id")
     names: dict[str, object] = {
-        "dsn": postgres17.dsn(),
-        "other": new_server(17).dsn(),
+        "dsn": origin.dsn(),
+        "other": other.dsn(),
         "path": tmp_owned / "data",
-        "bin_dir": postgres17.bin_dir,
+        "bin_dir": origin.bin_dir,
         "print": lambda *values: printed.extend(map(str, values)),
     }
     printed: list[str] = []
@@ -89,6 +90,7 @@ async def test_the_readmes_code_runs(
     assert "passed, level L1" in verified
     assert covered.startswith("orders: 1 restorable moment")
     assert (tmp_owned / "data" / "PG_VERSION").read_text() == "17\n"
+    assert other.psql("select id from orders") == "7"
 
 
 def test_every_session_the_documents_name_exists() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from resilience import Archive, Manifest, backup
-from resilience.postgres import PostgresTarget
+from resilience.postgres import PostgresDumpTarget, PostgresTarget
 from resilience.postgres.tools import Tools
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
@@ -85,3 +85,31 @@ async def test_a_base_backup_with_a_tablespace_comes_back(
     with server_on(tmp_owned, origin.bin_dir) as server:
         assert server.psql(CONTENT) == content
         assert not fast.exists()
+
+
+async def test_a_dump_of_every_database_comes_back(
+    new_server: NewServer, run_documented: Callable[..., None], tmp_path: Path
+) -> None:
+    origin = new_server(17)
+    origin.psql('create role "the owner"; create table numbers as select generate_series(1, 100000) as n')
+    origin.psql('create database shop owner "the owner"')
+    origin.psql("create table orders (id int primary key); insert into orders values (7)", database="shop")
+    report = await backup(
+        PostgresDumpTarget("orders", dsn=origin.dsn(), bin_dir=origin.bin_dir),
+        Archive(LocalStore(tmp_path), object_size=100_000),
+    )
+    content = origin.psql(CONTENT)
+    origin.kill()
+
+    other = new_server(17)
+    other.psql("drop role backup")
+    run_documented(
+        "pg_restore",
+        origin.bin_dir,
+        backup=folder_of(tmp_path, report.manifest),
+        server=f"host=127.0.0.1 port={other.port} user=postgres",
+        superuser="postgres",
+    )
+    assert other.psql(CONTENT) == content
+    assert other.psql("select id from orders", database="shop") == "7"
+    assert other.psql("select pg_get_userbyid(datdba) from pg_database where datname = 'shop'") == "the owner"

@@ -37,7 +37,10 @@ from resilience import (
 from resilience.postgres import (
     PostgresBackupValidator,
     PostgresDataDirectory,
+    PostgresDumpTarget,
+    PostgresDumpValidator,
     PostgresScratch,
+    PostgresServer,
     PostgresTarget,
 )
 from resilience.primitives import Chunks, ObjectInfo, StoredBackup
@@ -85,6 +88,15 @@ async def bring_back(path: str, archive: Archive) -> RecoveryPoint | None:
     async with destination.live() as live:
         assert_type(live.dsn, str)
     return report.reached
+
+
+async def copy_logically(dsn: str, other: str, archive: Archive) -> RestoreReport:
+    """A logical backup of some databases, read through, and brought into another server."""
+    target = PostgresDumpTarget("orders-logical", dsn=dsn, databases=["orders"], bin_dir="/usr/bin")
+    report = await backup(target, archive)
+    await verify(archive, report.manifest, validators=[PostgresDumpValidator(bin_dir="/usr/bin")])
+    server = PostgresServer(dsn=other, bin_dir="/usr/bin", jobs=4, replace=True, tablespaces=False)
+    return await restore(archive, "orders-logical", into=server)
 
 
 async def list_what_there_is(archive: Archive) -> None:
@@ -146,6 +158,10 @@ class LargeEnough:
 an_observer: Observer = observe
 stores: list[ObjectStore] = [LocalStore("backups"), MemoryStore(), GrowingStore(MemoryStore())]
 archiver: Archiver = Archive(stores[0])
-targets: list[BackupTarget] = [PostgresTarget("orders", dsn="host=db.example")]
-validators: list[Validator[StoredBackup]] = [PostgresBackupValidator(), LargeEnough()]
-destinations: list[RestoreDestination[object]] = [PostgresDataDirectory("data"), PostgresScratch()]
+targets: list[BackupTarget] = [PostgresTarget("orders", dsn="host=db"), PostgresDumpTarget("orders", dsn="host=db")]
+validators: list[Validator[StoredBackup]] = [PostgresBackupValidator(), PostgresDumpValidator(), LargeEnough()]
+destinations: list[RestoreDestination[object]] = [
+    PostgresDataDirectory("data"),
+    PostgresServer(dsn="host=db"),
+    PostgresScratch(),
+]

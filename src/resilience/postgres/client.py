@@ -5,6 +5,7 @@ Foreign errors are turned into ours here and nowhere else. A password is kept ou
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import quote, urlencode
@@ -106,12 +107,16 @@ async def replication(dsn: Dsn, *, operation: str) -> AsyncIterator[pq.abc.PGcon
     """Open a physical replication connection; closed on leaving. Raises Unreachable, TimedOut or Refused."""
     parameters = {"connect_timeout": str(CONNECT_SECONDS), **_KEEPALIVES, **dsn.parameters, "replication": "true"}
     parameters.pop("dbname", None)
-    with mapped(dsn, operation):
-        connection = await psycopg.AsyncConnection.connect(conninfo.make_conninfo("", **parameters), autocommit=True)
+    made = conninfo.make_conninfo("", **parameters)
+    connecting = asyncio.create_task(psycopg.AsyncConnection.connect(made, autocommit=True))
     try:
+        with mapped(dsn, operation):
+            # Cancelled in the middle, psycopg would leave its connection to the garbage collector.
+            connection = await finish(connecting)
         yield connection.pgconn
     finally:
-        connection.pgconn.finish()
+        if not connecting.cancelled() and connecting.exception() is None:
+            connecting.result().pgconn.finish()
 
 
 @contextmanager

@@ -110,6 +110,9 @@ class _Watched(Generic[T]):
         self._steps = steps
         self._attempt = attempt
 
+    def __del__(self) -> None:
+        self._steps.close()  # a task that is cancelled before it begins never awaits us
+
     def __await__(self) -> Generator[object, None, T]:
         thrown: BaseException | None = None
         while True:

@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import psycopg
-from psycopg.rows import class_row
+import asyncpg
 
 from resilience import Archive, Level, ResilienceError, backup, restore, verify
 from resilience.model.show import as_bytes
@@ -83,7 +82,7 @@ async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
     print("Starting a server and loading a shop, which takes the longest:")
     with running_server(folder / "production", bin_dir) as server:
         server.psql(SHOP.format(orders=orders))
-        before = await fingerprint(server.dsn())
+        before = await fingerprint(server.uri())
         print(f"PostgreSQL {server.psql('show server_version')} with {before.rows:,} orders")
 
         print("\nBacking it up over the network, while it runs:")
@@ -123,9 +122,12 @@ The rows are back: {after.rows:,} orders, checksum {after.checksum}, as before.
 
 async def fingerprint(dsn: str) -> Fingerprint:
     """Count the orders, and digest every column of every row."""
-    async with await psycopg.AsyncConnection.connect(dsn, row_factory=class_row(Fingerprint)) as connection:
-        (found,) = await (await connection.execute(FINGERPRINT)).fetchall()
-    return found
+    connection = await asyncpg.connect(dsn)
+    try:
+        (found,) = await connection.fetch(FINGERPRINT)
+    finally:
+        await connection.close()
+    return Fingerprint(**found)
 
 
 def programs(folder: Path) -> Path:

@@ -14,13 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import define, field
 
-from harness import Contender, Run, by_turns, medians, table, write
-
+from harness import Contender, Hook, Run, by_turns, medians, nothing, table, write
 from resilience.postgres.tools import Tools
 from resilience.testing.postgres import TestServer, find_binaries, owned_folder, reachable_copy, unprivileged
 
@@ -89,16 +88,16 @@ class Bench:
         basebackup = f"{self.tools.path('pg_basebackup')} -d '{self.server.dsn('backup')}' -X fetch -c fast -Ft"
         piped, served = self.folder / "piped.tar.zst", self.folder / "served"
         contenders = [
-            self._ours("backup", self.server.dsn("backup"), before=self._remove(self.folder / OURS)),
+            self._ours("backup", self.server.dsn("backup"), self._remove(self.folder / OURS)),
             self._shell(
-                "pg_basebackup | zstd -1 -T2",
+                "pg_basebackup, zstd -1 -T2",
                 f"{basebackup} -D - | zstd -1 -T2 -q -o {piped} && sync {piped}",
-                before=self._remove(piped),
+                self._remove(piped),
             ),
         ]
         if "--with-zstd" in self.server.run("pg_config", "--configure").stdout:
             line = f"{basebackup} --compress=server-zstd:1 -D {served}"
-            contenders.append(self._shell("pg_basebackup server-zstd:1", line, before=self._remove(served)))
+            contenders.append(self._shell("pg_basebackup server-zstd:1", line, self._remove(served)))
         if self.pgbackrest:
             contenders.append(
                 Contender(
@@ -114,17 +113,17 @@ class Bench:
         data, log = self.folder / "restored", self.folder / "restored.log"
         start = f"{self.tools.path('pg_ctl')} -D {data} -w -s -l {log} start || (cat {log}; false)"
         unpack = f"mkdir -m 700 {data} && zstd -dcq {{}} | tar -x -C {data} && sync -f {data} && {start}"
-        prepare: dict[str, Callable[[], None]] = {"before": self._remove(data), "after": lambda: self._check(data)}
+        hooks = (self._remove(data), lambda: self._check(data))
         contenders = [
-            self._ours("restore", str(data), **prepare),
-            self._shell("zstd -d | tar -x", unpack.format(self.folder / "piped.tar.zst"), **prepare),
+            self._ours("restore", str(data), *hooks),
+            self._shell("zstd -d, tar -x", unpack.format(self.folder / "piped.tar.zst"), *hooks),
         ]
         if self.pgbackrest:
             restore = [*self.pgbackrest, f"--pg1-path={data}", "--type=immediate", "--target-action=promote", "restore"]
-            contenders.append(self._shell("pgbackrest zst1", f"{' '.join(restore)} && {start}", **prepare))
+            contenders.append(self._shell("pgbackrest zst1", f"{' '.join(restore)} && {start}", *hooks))
         return contenders
 
-    def _ours(self, verb: str, where: str, **hooks: Callable[[], None]) -> Contender:
+    def _ours(self, verb: str, where: str, before: Hook, after: Hook = nothing) -> Contender:
         report = self.folder / "ours.json"
         script = str(Path(__file__).with_name("ours.py"))
         arguments = [verb, str(self.folder / OURS), "bench", where, str(self.bin_dir)]
@@ -132,16 +131,18 @@ class Bench:
             name=OURS,
             command=[sys.executable, script, str(report), *arguments],
             report=lambda: json.loads(report.read_text()),
-            **hooks,
+            before=before,
+            after=after,
         )
 
-    def _shell(self, name: str, line: str, **hooks: Callable[[], None]) -> Contender:
+    def _shell(self, name: str, line: str, before: Hook, after: Hook = nothing) -> Contender:
         return Contender(
             name=name,
             command=["bash", "-o", "pipefail", "-ec", line],
             environment=self.tools.environment(),
             account=unprivileged(),
-            **hooks,
+            before=before,
+            after=after,
         )
 
     def _check(self, data: Path) -> None:
@@ -154,8 +155,8 @@ class Bench:
         repository = owned_folder(self.folder / "pgbackrest")
         (self.folder / "pgbackrest.conf").write_text(
             f"[global]\nrepo1-path={repository}\nlog-path={repository}\nlock-path={repository}\n"
-            f"spool-path={owned_folder(self.folder / 'spool')}\nlog-level-file=off\nlog-level-console=warn\ncompress-type=zst\ncompress-level=1\n"
-            "process-max=2\nstart-fast=y\nrepo1-retention-full=99\n"
+            f"spool-path={owned_folder(self.folder / 'spool')}\nlog-level-file=off\nlog-level-console=warn\n"
+            "compress-type=zst\ncompress-level=1\nprocess-max=2\nstart-fast=y\nrepo1-retention-full=99\n"
             f"[bench]\npg1-path={self.server.data}\npg1-port={self.server.port}\npg1-socket-path={self.server.folder}\n"
             "pg1-user=postgres\n"
         )
@@ -171,7 +172,7 @@ class Bench:
             extra_groups=[] if account else None,
         )
 
-    def _remove(self, path: Path) -> Callable[[], None]:
+    def _remove(self, path: Path) -> Hook:
         def remove() -> None:
             if path.is_dir():
                 shutil.rmtree(path)

@@ -22,6 +22,13 @@ QUIET_WITHIN_SECONDS = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
+Hook = Callable[[], None]
+
+
+def nothing() -> None:
+    """Do nothing before or after a run."""
+
+
 @frozen(kw_only=True)
 class Run:
     """One timed run. CPU seconds are the tool's process tree and the whole machine; memory is the tree's peak RSS."""
@@ -37,14 +44,14 @@ class Run:
 
 @frozen(kw_only=True)
 class Contender:
-    """Somebody who does the same thing: `command` is timed, `before` and `after` are not; `report` reads extra numbers."""
+    """Somebody who does the same thing. `command` is timed, the hooks are not; `report` reads extra numbers."""
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str] = field(factory=dict)
     account: Account | None = None
-    before: Callable[[], None] = lambda: None
-    after: Callable[[], None] = lambda: None
+    before: Hook = nothing
+    after: Hook = nothing
     report: Callable[[], Mapping[str, float]] = dict
 
 

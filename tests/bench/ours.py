@@ -37,7 +37,7 @@ async def main(report: str, *arguments: str) -> None:
     """Run and write what was seen from inside to `report`."""
     worst = [0.0]
     watching = asyncio.create_task(watch_loop(worst))
-    await run(*arguments)  # type: ignore[call-arg]  # the bench passes exactly what run() takes
+    await run(*arguments)
     watching.cancel()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     Path(report).write_text(json.dumps({"loop_stall_ms": worst[0] * 1000, "own_peak_rss_mib": peak}))

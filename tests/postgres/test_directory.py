@@ -78,9 +78,8 @@ async def test_a_backup_comes_back_with_its_tablespaces(new_server: NewServer, t
     async with into.live() as live:
         assert await ask(live.dsn, "select count(*) from near") == 3000
         assert await ask(live.dsn, "select sum(id) from far") == 5000 * 5001 // 2
-        assert await ask(live.dsn, "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'warm'") == str(
-            moved
-        )
+        location = "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'warm'"
+        assert await ask(live.dsn, location) == str(moved)
     assert source.psql("select count(*) from far") == "5000", "the source was touched"
 
 
@@ -188,9 +187,7 @@ async def test_missing_programs_are_refused(taken: tuple[Archive, Manifest], tmp
 
 
 @pytest.mark.skipif(unprivileged() is None, reason="only root can restore for others")
-async def test_root_is_refused_as_the_owner(
-    taken: tuple[Archive, Manifest], bin_dir: Path, tmp_path: Path
-) -> None:
+async def test_root_is_refused_as_the_owner(taken: tuple[Archive, Manifest], bin_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"will not run as root.*owner="):
         await restore(taken[0], "orders", into=PostgresDataDirectory(tmp_path / "data", bin_dir=bin_dir))
     with pytest.raises(Refused, match="no account 'nobody-at-all'"):

@@ -35,7 +35,8 @@ async def back_up(server: TestServer) -> tuple[Archive, Manifest]:
 
 
 async def test_a_scratch_server_does_nothing_that_production_does(new_server: NewServer, tmp_owned: Path) -> None:
-    source = new_server(17, settings={"wal_level": "logical", "max_connections": "300", "max_prepared_transactions": "9"})
+    limits = {"max_connections": "300", "max_prepared_transactions": "9"}
+    source = new_server(17, settings={"wal_level": "logical", **limits})
     archived = owned_folder(tmp_owned / "archived")
     source.psql("create table orders as select generate_series(1, 100) as id")
     source.psql("create publication everything for all tables")
@@ -64,7 +65,8 @@ async def test_a_scratch_server_does_nothing_that_production_does(new_server: Ne
             await scratch.apply(plan, chain=[stored])
         async with scratch.live() as live:
             connection = await asyncpg.connect(live.dsn)
-            settings = dict(await connection.fetch("select name, setting from pg_settings"))
+            rows = await connection.fetch("select name, setting from pg_settings")
+            settings = {row["name"]: row["setting"] for row in rows}
             workers = await connection.fetch("select backend_type from pg_stat_activity")
             await connection.execute("insert into orders values (0)")
             await connection.fetchval("select pg_switch_wal()")
@@ -113,16 +115,16 @@ def english(session_folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "en_US.UTF-8"
 
 
-async def test_differing_collation_versions_are_reported(
-    new_server: NewServer, tmp_owned: Path, english: str
-) -> None:
+async def test_differing_collation_versions_are_reported(new_server: NewServer, tmp_owned: Path, english: str) -> None:
     source = new_server(17, f"--locale={english}", "--encoding=UTF8")
     source.psql("update pg_database set datcollversion = '1.0' where datname = 'postgres'")
     archive, manifest = await back_up(source)
     report = await restore(archive, "orders", into=PostgresDataDirectory(tmp_owned / "data", bin_dir=source.bin_dir))
     assert [str(finding) for finding in report.findings if "collation version was 1.0" in finding.text]
     recorded = manifest.details["databases"]
-    assert isinstance(recorded, list) and {"collate", "provider", "collation_version"} <= set(recorded[0])
+    assert isinstance(recorded, list)
+    assert isinstance(recorded[0], dict)
+    assert {"collate", "provider", "collation_version"} <= set(recorded[0])
 
 
 async def test_a_dropped_postgres_database_is_no_obstacle(new_server: NewServer, tmp_owned: Path) -> None:
@@ -217,7 +219,7 @@ async def test_level_2_finds_a_manifest_of_another_backup(new_server: NewServer)
     archive, _ = await back_up(source)
     source.psql("create table later as select generate_series(1, 100) as id")
     report = await backup(PostgresTarget("orders", dsn=source.dsn("backup")), archive)
-    first = [manifest async for manifest in archive.manifests("orders")][0]
+    first = await anext(archive.manifests("orders"))
     listing = first.part("backup_manifest")
     mixed = tuple(listing if part.name == listing.name else part for part in report.manifest.parts)
     async with archive.open(evolve(report.manifest, parts=mixed)) as stored:

@@ -14,9 +14,16 @@ Misuse of an argument stays `TypeError` or `ValueError`; `asyncio.CancelledError
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class ResilienceError(Exception):
-    """One clear sentence: what happened, to what, and (as `hint`) what to do about it."""
+    """One clear sentence: what happened, to what, and (as `hint`) what to do about it.
+
+    `exit_status` is what a program that ends with this error should return; it is frozen for each of the six families.
+    """
+
+    exit_status: ClassVar[int] = 1
 
     def __init__(self, what: str, *, operation: str = "", subject: str = "", hint: str = "") -> None:
         super().__init__(what)
@@ -34,6 +41,8 @@ class ResilienceError(Exception):
 class Refused(ResilienceError):
     """Nothing was touched; the request has to change first."""
 
+    exit_status: ClassVar[int] = 10
+
 
 class DestinationNotEmpty(Refused):
     """The place to restore into already holds something."""
@@ -49,6 +58,8 @@ class DiskTooSmall(Refused):
 
 class Unavailable(ResilienceError):
     """The peer could not be reached or did not finish; trying again may help."""
+
+    exit_status: ClassVar[int] = 11
 
 
 class Unreachable(Unavailable):
@@ -66,6 +77,8 @@ class StorageFailed(Unavailable):
 class Corrupt(ResilienceError):
     """Bytes are not what they were when they were written."""
 
+    exit_status: ClassVar[int] = 12
+
 
 class ChecksumMismatch(Corrupt):
     """A digest or checksum does not agree with the bytes."""
@@ -82,6 +95,8 @@ class ManifestInvalid(Corrupt):
 class Conflict(ResilienceError):
     """Someone else acts on the same thing."""
 
+    exit_status: ClassVar[int] = 13
+
 
 class AlreadyExists(Conflict):
     """The store holds an object of that name; objects are never overwritten."""
@@ -90,6 +105,10 @@ class AlreadyExists(Conflict):
 class Interrupted(ResilienceError):
     """Effects happened, or may have; look at the subject again before repeating."""
 
+    exit_status: ClassVar[int] = 14
+
 
 class Unsupported(ResilienceError):
     """A version, a format or a tool that is not supported or not installed."""
+
+    exit_status: ClassVar[int] = 15

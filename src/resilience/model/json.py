@@ -12,7 +12,7 @@ import msgspec
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    Json: TypeAlias = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+    Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
     """What JSON can hold; the `details` of facts and manifests are made of it."""
 else:
     Json = Any  # msgspec decodes no recursive aliases, and JSON can hold nothing else

@@ -29,7 +29,7 @@ class StoredObject(Shown):
 
 @frozen(kw_only=True)
 class StoredPart(Shown):
-    """One part of a backup as it is stored: `size` plain bytes cut into frames of `frame_size`, the last one shorter."""
+    """One part of a backup as it is stored: `size` plain bytes in frames of `frame_size`, the last one shorter."""
 
     name: str
     size: int = field(validator=ge(0))

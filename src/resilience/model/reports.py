@@ -77,4 +77,5 @@ class Coverage(Shown):
     def __str__(self) -> str:
         if not self.moments:
             return f"{self.target}: nothing can be restored, the archive holds no backup of it"
-        return "\n  ".join([f"{self.target}: {len(self.moments)} restorable moments", *map(str, self.moments)])
+        count = "1 restorable moment" if len(self.moments) == 1 else f"{len(self.moments)} restorable moments"
+        return "\n  ".join([f"{self.target}: {count}", *map(str, self.moments)])

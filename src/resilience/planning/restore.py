@@ -16,7 +16,7 @@ from .backup import refuse_blockers
 def choose(
     manifests: Sequence[Manifest], *, target: str, system: str, accepts: Sequence[str], backup: str | None = None
 ) -> Manifest:
-    """Choose the newest backup that the destination accepts, or the one named. Raises NoBackup, saying what there is."""
+    """Choose the newest backup that the destination accepts, or the one named. Raises NoBackup."""
     if not manifests:
         raise NoBackup("the archive holds no backup of it", operation="restore", subject=target)
     if backup is not None:
@@ -42,7 +42,7 @@ def choose(
 
 
 def plan_restore(chain: Sequence[Manifest], facts: DestinationFacts) -> RestorePlan:
-    """Plan to restore a chain, oldest first. Raises DestinationNotEmpty, DiskTooSmall or Refused; nothing was touched."""
+    """Plan to restore a chain, oldest first. Raises DestinationNotEmpty, DiskTooSmall or Refused."""
     target = chain[-1].target
     if not facts.empty:
         raise DestinationNotEmpty(

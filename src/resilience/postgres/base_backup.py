@@ -81,9 +81,10 @@ class BaseBackup:
         self.connection.notice_handler = self._notice
         (self.lineage, *_) = self._query("IDENTIFY_SYSTEM")[0]
         self._query(f'CREATE_REPLICATION_SLOT "resilience_{os.getpid()}_{id(self):x}" TEMPORARY PHYSICAL (RESERVE_WAL)')
+        # The WAL comes along, so there is no need to wait until the server has archived it.
         self._send(
-            f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, WAIT false, MANIFEST 'yes', "
-            "MANIFEST_CHECKSUMS 'CRC32C')"
+            f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, WAIT false, "
+            "MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
         )
         ((lsn, timeline),) = self._result()
         self.begins = position(timeline, lsn)

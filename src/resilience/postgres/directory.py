@@ -78,6 +78,8 @@ class PostgresDataDirectory:
         """
         (backup,) = chain
         manifest = backup.manifest
+        if plan.chain != (manifest.id,):
+            raise ValueError(f"the plan restores {', '.join(plan.chain)}, not {manifest.id}")
         places = self._where(manifest)
         plan_restore([manifest], await in_thread(self._room, places, manifest))
         self._places = places

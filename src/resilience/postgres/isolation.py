@@ -7,18 +7,17 @@ postgresql.auto.conf says is overridden on the command line (PostgreSQL 20.1.4).
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 from attrs import frozen
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
 
 from resilience.concurrency import finish
 from resilience.model.errors import Interrupted, TimedOut, Unsupported
@@ -101,13 +100,8 @@ class Isolation:
     @asynccontextmanager
     async def run(self, settings: Mapping[str, str] | None = None) -> AsyncIterator[Server]:
         """Run the server until leaving; it is then stopped cleanly and waited for. It may not answer yet."""
-        folder = Path(tempfile.mkdtemp(prefix="resilience-"))
+        folder = self._make_folder()
         try:
-            for name, text in (("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", ""), ("empty.conf", "")):
-                (folder / name).write_text(text)
-            if self.account is not None and os.geteuid() == 0:
-                for path in (folder, *folder.iterdir()):
-                    os.chown(path, self.account.uid, self.account.gid)
             arguments = ["-D", str(self.data)]
             for name, value in (await self._settings(folder, settings or {})).items():
                 arguments += ["-c", f"{name}={value}"]
@@ -119,6 +113,15 @@ class Isolation:
                     await finish(server.shut_down())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _make_folder(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="resilience-"))
+        for name, text in (("pg_hba.conf", "local all all trust\n"), ("pg_ident.conf", ""), ("empty.conf", "")):
+            (folder / name).write_text(text)
+        if self.account is not None and os.geteuid() == 0:
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, self.account.uid, self.account.gid)
+        return folder
 
     def _dsn(self, folder: Path) -> Dsn:
         return Dsn({"host": str(folder), "port": "5432", "user": self.role, "dbname": self.database})
@@ -157,22 +160,25 @@ class Server:
 
     async def ready(self, condition: str, *, seconds: float) -> None:
         """Wait until a query answers true. Raises Interrupted with the server's words if it dies, TimedOut."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.running.process.returncode is not None:
-                await self.running.wait()
-                raise Interrupted(f"the server stopped: {self.running.said}", operation="start", subject="postgres")
-            if await self._answers(condition):
-                return
-            await asyncio.sleep(LOOK_AGAIN_SECONDS)
-        said = self.running.said
-        raise TimedOut(f"the server was not ready after {seconds:.0f} s: {said}", operation="start", subject="postgres")
+        looking = AsyncRetrying(
+            stop=stop_after_delay(seconds),
+            wait=wait_fixed(LOOK_AGAIN_SECONDS),
+            retry=retry_if_result(lambda answered: not answered),
+        )
+        try:
+            await looking(self._answers, condition)
+        except RetryError as error:
+            text = f"the server was not ready after {seconds:.0f} s: {self.running.said}"
+            raise TimedOut(text, operation="start", subject="postgres") from error
 
     async def shut_down(self) -> None:
         """Stop the server the fast way: clients are disconnected, everything is written (19.5, SIGINT)."""
         await self.running.stop(politely=signal.SIGINT, seconds=STOP_SECONDS)
 
     async def _answers(self, condition: str) -> bool:
+        if self.running.process.returncode is not None:
+            await self.running.wait()
+            raise Interrupted(f"the server stopped: {self.running.said}", operation="start", subject="postgres")
         try:
             connection = await asyncpg.connect(self.dsn.uri(), timeout=5)
         except (OSError, asyncpg.PostgresError, TimeoutError):
@@ -181,5 +187,3 @@ class Server:
             return bool(await connection.fetchval(condition))
         finally:
             await connection.close()
-
-

@@ -55,9 +55,7 @@ class Places:
         return min(((needed[device], free[device]) for device in needed), key=lambda pair: pair[1] - pair[0])
 
 
-def places_for(
-    manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str | Path], owner: str | None
-) -> Places:
+def places_for(manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str | Path], owner: str | None) -> Places:
     """Decide where a backup goes. Raises Refused if a named tablespace is not in it or nobody may own the files."""
     recorded = recorded_tablespaces(manifest)
     unknown = set(tablespaces) - set(recorded.values())
@@ -78,9 +76,7 @@ def account_for(data: Path, owner: str | None) -> Account | None:
     if os.geteuid() == 0:
         return Account.named(owner) if owner else Account.numbered(_existing(data).stat().st_uid)
     if owner is not None and Account.named(owner).uid != os.geteuid():
-        raise Refused(
-            f"only root can restore for another account, {owner}", operation="restore", subject=str(data)
-        )
+        raise Refused(f"only root can restore for another account, {owner}", operation="restore", subject=str(data))
     return None
 
 
@@ -104,8 +100,8 @@ def _existing(path: Path) -> Path:
 
 
 def recorded_tablespaces(manifest: Manifest) -> dict[str, str]:
+    """Return the tablespaces of a backup: their oids, and where they were."""
     recorded = manifest.details.get("tablespaces")
     if not isinstance(recorded, dict):
         return {}
     return {oid: location for oid, location in recorded.items() if isinstance(location, str)}
-

@@ -107,6 +107,10 @@ class TestServer:
         rest = "".join(f" {key}={value}" for key, value in more.items())
         return f"host=127.0.0.1 port={self.port} user={user} dbname={database}{rest}"
 
+    def uri(self, user: str = "postgres", database: str = "postgres") -> str:
+        """Return the same as a URI."""
+        return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
+
     def create(self, *initdb: str, settings: Mapping[str, str] | None = None) -> None:
         """Run initdb (with checksums) and write the settings."""
         owned_folder(self.folder)

@@ -25,16 +25,15 @@ order by datname
 
 
 async def recover(isolation: Isolation, manifest: Manifest) -> Restored:
-    """Replay the WAL that came with the backup up to the first consistent moment, then end recovery on a new timeline.
+    """Replay the WAL that came with the backup to its end, then end recovery on a new timeline.
 
     The server is isolated meanwhile and stopped cleanly afterwards. Raises Corrupt if it stops short of the backup's
     recovery point, Interrupted with the server's own words if it cannot start.
     """
     settings = {
-        # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5).
+        # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5). The target
+        # `immediate` would not do: a backup of an idle standby is consistent only after its very last record.
         "restore_command": "exit 1",
-        "recovery_target": "immediate",
-        "recovery_target_action": "promote",
         "recovery_target_timeline": "current",
     }
     async with isolation.run(settings) as server:

@@ -72,6 +72,8 @@ class Unpacking:
     def _finish(self, pg_control: bytes) -> None:
         # initdb gives all folders of a cluster one mode; with group access it is 0750 (initdb -g).
         self.places.data.chmod((self.places.data / "global").stat().st_mode & 0o777)
+        # A backup of a standby says that it is one: started, it would wait for a primary instead of ending recovery.
+        (self.places.data / "standby.signal").unlink(missing_ok=True)
         # With recovery.signal, and without the settings that only `recover` gives, a server refuses to start.
         write_durably(self.places.data / "recovery.signal", b"", self.places.account)
         sync_file_systems(self.places.folders)

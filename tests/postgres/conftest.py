@@ -1,0 +1,51 @@
+"""What the tests of PostgreSQL share: standbys, and a look at what a server still does for a backup."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from resilience.testing.postgres import TestServer, owned_folder
+
+ATTEMPTS = 1000
+BUSY = """
+select (select count(*) from pg_replication_slots where temporary)
+    || ' slots, ' || (select count(*) from pg_stat_progress_basebackup)
+    || ' backups, '
+    || (select count(*) from pg_stat_activity where backend_type = 'walsender' and application_name <> 'standby')
+    || ' connections'
+"""
+IDLE = "0 slots, 0 backups, 0 connections"
+
+
+async def idle(server: TestServer) -> bool:
+    """Wait until a server does nothing for a backup any more: it notices a moment later that its client has left."""
+    for _ in range(ATTEMPTS):
+        if await asyncio.to_thread(server.psql, BUSY) == IDLE:
+            return True
+        await asyncio.sleep(0.01)
+    return False
+
+
+@pytest.fixture
+def standby_of(session_folder: Path) -> Iterator[Callable[[TestServer], TestServer]]:
+    """`standby_of(server)` is a running standby of a server, of the test's own."""
+    with ExitStack() as stack:
+
+        def made(primary: TestServer) -> TestServer:
+            folder = owned_folder(Path(tempfile.mkdtemp(prefix="standby-", dir=session_folder)))
+            standby = TestServer(folder, primary.bin_dir)
+            source = primary.dsn(application_name="standby")
+            primary.run("pg_basebackup", "-D", str(standby.data), "-d", source, "-R", "-c", "fast", "--no-sync")
+            with (standby.data / "postgresql.conf").open("a") as file:
+                file.write(f"port = {standby.port}\nunix_socket_directories = '{folder}'\n")
+            stack.callback(standby.kill)
+            standby.start()
+            return standby
+
+        yield made

@@ -53,17 +53,16 @@ async def test_everything_is_in_the_backup_also_what_lies_in_another_tablespace(
     space = await opened(archive, manifest, f"{oid}.tar")
     assert file.removeprefix(f"pg_tblspc/{oid}/") in space.getnames()
     base = await opened(archive, manifest, "base.tar")
-    names = base.getnames()
-    names = [name.removeprefix("./").rstrip("/") for name in names]
+    names = [name.removeprefix("./").rstrip("/") for name in base.getnames()]
     assert {"PG_VERSION", "backup_label", "base/1/PG_VERSION", f"pg_tblspc/{oid}"} <= set(names)
     wal = [name for name in names if name.startswith("pg_wal/0")]
     assert names.index("global/pg_control") < names.index(wal[0])
     async with archive.open(manifest) as stored:
         kept = ServerManifest.parse(await read(stored, "backup_manifest"))
-    assert {each.name for each in kept.files} == {
-        *(f"pg_tblspc/{oid}/{member.name}" for member in space.getmembers() if member.isfile()),
-        *(member.name for member in base.getmembers() if member.isfile() and not member.name.startswith("pg_wal/")),
-    }
+    files = [member.name for member in base.getmembers() if member.isfile()]
+    files += [f"pg_tblspc/{oid}/{member.name}" for member in space.getmembers() if member.isfile()]
+    # WAL proves itself, so its segments are not in the server's manifest.
+    assert {each.name for each in kept.files} == set(files) - set(wal)
     assert (await verify(archive, manifest)).passed
 
 

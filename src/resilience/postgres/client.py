@@ -150,9 +150,9 @@ def from_server(state: str, message: str, hint: str = "", *, dsn: Dsn, operation
         hint = hint or "grant the role what it lacks"
     elif state.startswith("XX00"):
         kind = Corrupt
-    elif state.startswith(("57P", "08", "53", "58")) or not state:
+    elif state.startswith(("57P", "08")) or not state:
         kind = Unreachable
-    elif "was promoted" in message:
+    elif state.startswith(("53", "58")) or "was promoted" in message:
         kind = Unavailable
     elif state in ("0A000", "42601"):
         kind = Unsupported

@@ -17,7 +17,8 @@ from attrs import evolve
 from resilience import Archive, backup, verify
 from resilience.archive import layout
 from resilience.archive.envelope import unwrap, wrap
-from resilience.model.errors import Corrupt, ManifestInvalid, ObjectMissing, Refused, Unsupported
+from resilience.model.errors import Conflict, Corrupt, ManifestInvalid, ObjectMissing, Refused, Unsupported
+from resilience.model.findings import Level
 from resilience.model.manifests import Manifest, StoredObject, StoredPart
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing import archivers
@@ -331,3 +332,24 @@ async def test_a_tar_comes_back_with_cat_and_zstd_and_tar(tmp_path: Path) -> Non
     folder = tmp_path / "store" / "memory" / "orders" / "base" / report.manifest.id / "data.tar"
     piped(folder, "tar", "-x", "-C", str(tmp_path / "out"))
     assert {name: (tmp_path / "out" / name).read_bytes() for name in files} == files
+
+
+async def test_an_object_that_goes_while_it_is_examined_is_named() -> None:
+    archive = small_archive()
+    manifest = await write(archive, plan())
+    key = manifest.parts[0].objects[0].key
+    async with changed(archive.store, key, gone), archive.open(manifest) as stored:
+        problems = [(each.key, each.problem) async for each in stored.examine(Level.CHECKSUMS) if each.problem]
+    assert problems == [(key, "there is no such object")]
+
+
+async def test_a_backup_of_the_same_id_without_its_run_record_is_still_a_conflict() -> None:
+    archive = small_archive()
+    first = await write(archive, plan())
+    for moment in ("started", "ended"):
+        await archive.store.delete(layout.run("memory", "orders", first.id, moment))
+    with pytest.raises(Conflict, match=f"publish {first.id}: a backup of this id exists"):
+        await write(archive, plan(), {})
+    record = json.loads(await read(archive.store, layout.run("memory", "orders", first.id, "ended")))
+    assert record["outcome"] == "failed"
+    assert await read_all(archive, first) == PARTS

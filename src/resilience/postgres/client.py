@@ -72,9 +72,10 @@ class Dsn:
         return {names[key]: self.parameters[key] for key in names if key in self.parameters}
 
     def uri(self) -> str:
-        """Return the URI asyncpg takes."""
+        """Return a URI that both asyncpg and libpq understand."""
         rest = {key: value for key, value in self.parameters.items() if key not in ("connect_timeout", "dbname")}
-        return f"postgresql:///{quote(self.parameters.get('dbname', 'postgres'), safe='')}?{urlencode(rest)}"
+        database = quote(self.parameters.get("dbname", "postgres"), safe="")
+        return f"postgresql:///{database}?{urlencode(rest, quote_via=quote)}"
 
 
 def parse_dsn(text: str | Dsn) -> Dsn:

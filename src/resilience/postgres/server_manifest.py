@@ -112,7 +112,9 @@ def compare(manifest: ServerManifest, seen: Mapping[str, tuple[int, int]]) -> No
             wrong.append(f"{file.name} has {found[0]} bytes instead of {file.size}")
         elif file.algorithm == "CRC32C" and found[1].to_bytes(4, "little").hex() != file.checksum:
             wrong.append(f"{file.name} has another checksum")
-    wrong += [f"{name} is not in the manifest" for name in seen.keys() - named if not name.startswith("pg_wal/")]
+    wrong += [
+        f"{name} is not in the manifest" for name in sorted(seen.keys() - named) if not name.startswith("pg_wal/")
+    ]
     if wrong:
         shown = ", ".join(wrong[:_SHOWN])
         more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+import resilience.testing
 from resilience import Archive
 from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.testing.memory import MemoryDestination, MemoryServer, MemoryTarget
@@ -44,3 +45,13 @@ class TestMemorySystem(RoundTripSuite[MemoryServer]):
     async def check(self, target: BackupTarget, live: MemoryServer) -> None:
         assert isinstance(target, MemoryTarget)
         assert live.values == target.values
+
+
+@pytest.mark.parametrize("name", resilience.testing.__all__)
+def test_what_testing_offers_can_be_had_by_its_name(name: str) -> None:
+    assert getattr(resilience.testing, name).__name__ == name
+
+
+def test_what_testing_does_not_offer_is_said_so() -> None:
+    with pytest.raises(AttributeError, match="'resilience.testing' has no attribute 'nothing'"):
+        resilience.testing.nothing  # noqa: B018  # looking is the test

@@ -1,4 +1,60 @@
-"""Shipped with the library: in-memory doubles, the conformance suites, and real servers for tests.
+"""Shipped with the library: conformance suites, a system in memory, faults to order, real servers for tests.
 
-The suites need pytest and pytest-asyncio (in its auto mode); the rest does not.
+Whoever writes a store, an archiver or a system of their own subclasses the suite for it, and pytest proves every
+promise of its Protocol:
+
+    class TestMyStore(StoreSuite):
+        @pytest.fixture
+        def store(self) -> ObjectStore:
+            return MyStore(...)
+
+The suites need pytest and pytest-asyncio in its auto mode; the rest does not. The names are loaded when first used.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .archivers import ArchiverSuite
+    from .cancellation import Attempt, cancellations, nothing_left_running
+    from .faults import WatchedStore, change, changed
+    from .memory import MemoryDestination, MemoryTarget
+    from .stores import StoreSuite
+    from .systems import RoundTripSuite
+
+__all__ = [
+    "ArchiverSuite",
+    "Attempt",
+    "MemoryDestination",
+    "MemoryTarget",
+    "RoundTripSuite",
+    "StoreSuite",
+    "WatchedStore",
+    "cancellations",
+    "change",
+    "changed",
+    "nothing_left_running",
+]
+
+_HOMES = {
+    "ArchiverSuite": "archivers",
+    "Attempt": "cancellation",
+    "MemoryDestination": "memory",
+    "MemoryTarget": "memory",
+    "RoundTripSuite": "systems",
+    "StoreSuite": "stores",
+    "WatchedStore": "faults",
+    "cancellations": "cancellation",
+    "change": "faults",
+    "changed": "faults",
+    "nothing_left_running": "cancellation",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a name from its module (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -142,7 +142,7 @@ class _Running:
 
     @classmethod
     def now(cls) -> _Running:
-        threads = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+        threads = {thread for thread in threading.enumerate() if not thread.name.startswith(("asyncio_", "asyncio-"))}
         return cls({task for task in asyncio.all_tasks() if not task.done()}, threads)
 
     def compare(self, before: _Running, when: str) -> None:

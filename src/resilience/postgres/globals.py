@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import asyncpg
 from attrs import field, frozen
 
-from resilience.model.errors import Corrupt, ResilienceError, Unsupported
+from resilience.model.errors import Corrupt, Refused, ResilienceError, Unsupported
 
 from .client import Dsn, from_server, sql
 from .sql_text import Statement, spliced, statements
@@ -21,6 +21,7 @@ _DEFAULTS = {"NOSUPERUSER", "INHERIT", "NOCREATEROLE", "NOCREATEDB", "NOLOGIN", 
 
 _COMPLETE = "\n-- PostgreSQL database cluster dump complete\n"
 _TAIL = 1000
+_NO_FOLDER = "58P01"
 
 # Passwords are in these statements: a superuser can keep them out of the server's log.
 _UNLOGGED = """
@@ -70,7 +71,7 @@ def steps(script: str, *, present: Present, bootstrap_role: str, tablespaces: bo
             yield Step(
                 what=_what(statement, subject),
                 sql=text,
-                secrets=tuple(token.text.strip("'") for token in statement.tokens if token.kind == "string"),
+                secrets=_secrets(statement),
                 tablespace=subject.kind == "tablespace",
             )
 
@@ -108,6 +109,12 @@ def _named(kind: str, statement: Statement, *after: str) -> _Subject:
     if at >= len(statement.tokens):
         raise Unsupported(f"the globals hold a statement about neither role nor tablespace: {statement.begins(2)}")
     return _Subject(kind, statement.tokens[at].identifier)
+
+
+def _secrets(statement: Statement) -> tuple[str, ...]:
+    if statement.find("PASSWORD") == len(statement.tokens):
+        return ()
+    return tuple(text for token in statement.tokens if token.kind == "string" and (text := token.text.strip("'")))
 
 
 def _what(statement: Statement, subject: _Subject) -> str:
@@ -155,7 +162,10 @@ async def _execute(connection: asyncpg.Connection, step: Step, dsn: Dsn) -> None
 
 def _failed(error: asyncpg.PostgresError, step: Step, dsn: Dsn) -> ResilienceError:
     message = str(error.message)
-    for secret in filter(None, step.secrets):
+    for secret in step.secrets:
         message = message.replace(secret, "…")
     state, hint = str(error.sqlstate or ""), str(error.hint or "")
+    if state == _NO_FOLDER:
+        hint = "make it, owned by the server's account, or leave tablespaces out with tablespaces=False"
+        return Refused(f"{step.what} failed: {message}", operation="restore globals", subject=dsn.where, hint=hint)
     return from_server(state, f"{step.what} failed: {message}", hint, dsn=dsn, operation="restore globals")

@@ -101,13 +101,13 @@ class Staging:
 
     async def _rename(self, connection: asyncpg.Connection, names: Sequence[tuple[str, str]]) -> None:
         """Rename databases, all or none; who is connected to one of them is thrown out."""
-        evicting = asyncio.create_task(self._evict([old for old, _ in names]))
+        evicting = [asyncio.create_task(self._evict([old for old, _ in names]))]
         try:
             async with connection.transaction():
                 for old, new in names:
                     await connection.execute(f"alter database {quoted(old)} rename to {quoted(new)}")
         finally:
-            await stop_tasks([evicting])
+            await stop_tasks(evicting)
 
     async def _evict(self, databases: Sequence[str]) -> None:
         with suppress(ResilienceError):  # the renaming says who is in the way

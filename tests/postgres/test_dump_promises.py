@@ -1,0 +1,65 @@
+"""PostgresDumpTarget and PostgresServer keep what every target and every destination promises."""
+
+# ruff: noqa: ARG002  # the servers are the test's own, whatever target or destination is asked about
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+
+from resilience.postgres import PostgresDumpTarget, PostgresServer
+from resilience.postgres.server import RunningServer
+from resilience.primitives import BackupTarget, RestoreDestination
+from resilience.testing.postgres import TestServer
+from resilience.testing.systems import RoundTripSuite
+
+from .dumps import databases, programs
+
+
+class TestPostgresDump(RoundTripSuite[RunningServer]):
+    """From one server into another."""
+
+    capture_step = 23
+    apply_step = 37
+
+    @pytest.fixture(autouse=True)
+    def servers(self, postgres17: TestServer, postgres18: TestServer) -> Iterator[None]:
+        self.source, self.other = postgres17, postgres18
+        self.source.psql("create database orders")
+        self.source.psql("create table items as select generate_series(1, 1000) as id", database="orders")
+        yield
+        for server in (self.source, self.other):
+            server.psql("drop database if exists orders with (force)")
+
+    @pytest.fixture
+    def target(self) -> BackupTarget:
+        return PostgresDumpTarget("orders", dsn=self.source.dsn(), databases=["orders"], bin_dir=self.source.bin_dir)
+
+    @pytest.fixture
+    def destination(self) -> RestoreDestination[RunningServer]:
+        return PostgresServer(dsn=self.other.dsn(), bin_dir=self.other.bin_dir)
+
+    async def state(self, target: BackupTarget) -> object:
+        clients = (
+            "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
+        )
+        return self.source.psql(clients), databases(self.source), programs("pg_dump", "pg_dumpall")
+
+    async def content(self, destination: RestoreDestination[RunningServer]) -> object:
+        return databases(self.other), self.other.psql("select rolname from pg_roles order by 1"), programs("pg_restore")
+
+    async def occupy(self, destination: RestoreDestination[RunningServer]) -> None:
+        self.other.psql("create database orders")
+        self.other.psql("create table theirs (id int)", database="orders")
+
+    async def startable(self, destination: RestoreDestination[RunningServer]) -> bool:
+        return "orders" in databases(self.other)
+
+    async def check(self, target: BackupTarget, live: RunningServer) -> None:
+        connection = await asyncpg.connect(live.dsn, database="orders")
+        try:
+            assert await connection.fetchval("select sum(id) from items") == 500_500
+        finally:
+            await connection.close()

@@ -86,14 +86,15 @@ def parse_dsn(text: str | Dsn) -> Dsn:
 @asynccontextmanager
 async def sql(dsn: Dsn, *, operation: str) -> AsyncIterator[asyncpg.Connection]:
     """Open a connection for SQL; closed on leaving. Raises Unreachable, TimedOut or Refused."""
+    timeout = float(dsn.parameters.get("connect_timeout", CONNECT_SECONDS))
+    connecting = asyncio.create_task(asyncpg.connect(dsn.uri(), timeout=timeout, command_timeout=None))
     with mapped(dsn, operation):
-        connection = await asyncpg.connect(
-            dsn.uri(), timeout=float(dsn.parameters.get("connect_timeout", CONNECT_SECONDS)), command_timeout=None
-        )
         try:
-            yield connection
+            # Cancelled in the middle, asyncpg would leave an exception that nobody looks at.
+            yield await finish(connecting)
         finally:
-            await finish(_close(connection))
+            if not connecting.cancelled() and connecting.exception() is None:
+                await finish(_close(connecting.result()))
 
 
 async def _close(connection: asyncpg.Connection) -> None:

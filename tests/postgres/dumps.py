@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
+
 from resilience import Archive, restore
 from resilience.postgres import PostgresServer, loading
 from resilience.postgres.sql_text import quoted
@@ -44,6 +46,21 @@ end $$;
 """
 
 
+def ask(server: TestServer, statements: str, *, database: str = "postgres") -> str:
+    """Run SQL as the superuser and return what came back as psql would show it; quicker than psql, and used a lot."""
+    shown = []
+    with psycopg.connect(server.dsn(database=database), autocommit=True) as connection:
+        cursor = connection.execute(statements.encode())
+        more: bool | None = True
+        while more:
+            if (result := cursor.pgresult) is not None:
+                for row in range(result.ntuples):
+                    values = [result.get_value(row, column) or b"" for column in range(result.nfields)]
+                    shown.append(b"|".join(values).decode())
+            more = cursor.nextset()
+    return "\n".join(shown)
+
+
 def inside(name: str) -> str:
     """Write a database's name for a connection string, and ask to write there although it is read-only by default."""
     quoted_name = name.replace("\\", "\\\\").replace("'", "\\'")
@@ -53,29 +70,32 @@ def inside(name: str) -> str:
 def make_shop(server: TestServer, name: str = SHOP, owner: str = OWNER) -> None:
     """Create the database and the role that owns it."""
     member = quoted(owner + " member")
-    server.psql(
+    ask(
+        server,
         f"""
         create role {quoted(owner)} login createdb connection limit 7 password '{SECRET}';
         create role {member} nologin in role {quoted(owner)};
         alter role {quoted(owner)} set work_mem = '5MB'
-        """
+        """,
     )
-    server.psql(f"create database {quoted(name)} owner {quoted(owner)} template template0 encoding 'UTF8' locale 'C'")
-    server.psql(
+    ask(server, f"create database {quoted(name)} owner {quoted(owner)} template template0 encoding 'UTF8' locale 'C'")
+    ask(
+        server,
         f"""
         comment on database {quoted(name)} is 'sells; things\\';
         alter database {quoted(name)} set default_transaction_read_only = on;
         alter role {quoted(owner)} in database {quoted(name)} set work_mem = '6MB';
         revoke connect on database {quoted(name)} from public;
         grant create on database {quoted(name)} to {member}
-        """
+        """,
     )
     fill_shop(server, name, owner)
 
 
 def fill_shop(server: TestServer, name: str = SHOP, owner: str = OWNER) -> None:
     """Put tables, large objects and the like into the database."""
-    server.psql(
+    ask(
+        server,
         f"""
         create schema sales authorization {quoted(owner)};
         create table sales.items (id int generated always as identity primary key, name text not null, price numeric);
@@ -111,23 +131,25 @@ def fill_shop(server: TestServer, name: str = SHOP, owner: str = OWNER) -> None:
 
 def drop_shop(server: TestServer, name: str = SHOP, owner: str | None = OWNER) -> None:
     """Remove the database, and the roles unless None, if they are there."""
-    server.psql(f"drop database if exists {quoted(name)} with (force)")
+    ask(server, f"drop database if exists {quoted(name)} with (force)")
     if owner is not None:
-        server.psql(f"drop role if exists {quoted(owner + ' member')}, {quoted(owner)}")
+        ask(server, f"drop role if exists {quoted(owner + ' member')}, {quoted(owner)}")
 
 
 def look_at_shop(server: TestServer, name: str = SHOP) -> str:
     """Return everything that a restore has to bring back, as text."""
-    cluster = server.psql(
+    cluster = ask(
+        server,
         f"""
         select datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate,
                array(select unnest(datacl)::text order by 1),
                shobj_description(oid, 'pg_database') from pg_database where datname = $name${name}$name$;
         select coalesce(rolname, '-'), setconfig from pg_db_role_setting s left join pg_roles r on r.oid = setrole
             where setdatabase = (select oid from pg_database where datname = $name${name}$name$) order by 1;
-        """
+        """,
     )
-    content = server.psql(
+    content = ask(
+        server,
         """
         select count(*), sum(hashtext(i::text)) from sales.items i;
         select array_agg(md5(line) order by md5(line)) from sales.odd;
@@ -147,20 +169,21 @@ def look_at_shop(server: TestServer, name: str = SHOP) -> str:
 
 def look_at_roles(server: TestServer, owner: str = OWNER) -> str:
     """Return the shop's roles: attributes, passwords, settings, memberships."""
-    return server.psql(
+    return ask(
+        server,
         f"""
         select rolname, rolcanlogin, rolcreatedb, rolsuper, rolconnlimit, rolpassword, setconfig
             from pg_authid a left join pg_db_role_setting s on s.setrole = a.oid and setdatabase = 0
             where rolname like $owner${owner}%$owner$ order by 1;
         select pg_get_userbyid(roleid), pg_get_userbyid(member) from pg_auth_members
             where pg_get_userbyid(roleid) like $owner${owner}%$owner$;
-        """
+        """,
     )
 
 
 def databases(server: TestServer) -> list[str]:
     """Return the names of all databases."""
-    return server.psql("select datname from pg_database order by 1").splitlines()
+    return ask(server, "select datname from pg_database order by 1").splitlines()
 
 
 @contextmanager
@@ -192,7 +215,7 @@ async def until_blocked(server: TestServer, query: str) -> None:
     """Wait until somebody's query that looks like this one is waiting for something other than its client."""
     condition = f"query ilike '%{query}%' and state = 'active' and pid <> pg_backend_pid() and wait_event is not null"
     for _ in range(1000):
-        if await asyncio.to_thread(server.psql, f"select count(*) from pg_stat_activity where {condition}") != "0":
+        if await asyncio.to_thread(ask, server, f"select count(*) from pg_stat_activity where {condition}") != "0":
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"nobody came to wait in {query!r}")

@@ -122,6 +122,14 @@ def test_a_block_that_is_there_twice_is_corrupt(dump: Callable[[int], bytes]) ->
         completed([dump(17), block])
 
 
+def test_a_dump_that_lacks_a_whole_block_is_corrupt(dump: Callable[[int], bytes]) -> None:
+    reader = DumpReader()
+    whole = reader.feed(dump(17))
+    last = max(reader._found.values())
+    with pytest.raises(Corrupt, match="the data of 1 entries of its contents is missing"):
+        completed([whole[:last]])
+
+
 def test_what_is_no_dump_is_corrupt() -> None:
     with pytest.raises(Corrupt, match="does not begin as"):
         completed([b"-- a plain script" * 10])

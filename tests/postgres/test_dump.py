@@ -28,7 +28,7 @@ from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.postgres import TestServer, owned_folder
 
 from ..conftest import NewServer
-from .dumps import SHOP, drop_shop, make_shop, programs, until_blocked
+from .dumps import SHOP, ask, drop_shop, make_shop, programs, until_blocked
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ async def test_a_backup_holds_the_globals_and_every_database(shop: TestServer) -
 
 async def test_the_recovery_point_is_where_the_server_stood_before(shop: TestServer) -> None:
     where = "select pg_current_wal_lsn() - '0/0'::pg_lsn"
-    before, moment = int(shop.psql(where)), utc_now()
+    before, moment = int(ask(shop, where)), utc_now()
     manifest = (await backup(dump_of(shop, SHOP), Archive(MemoryStore()))).manifest
-    after = int(shop.psql(where))
+    after = int(ask(shop, where))
     point = manifest.recovery_point
     assert before <= point.position.offset <= after
     assert point.position == manifest.begins
@@ -105,7 +105,7 @@ async def test_the_published_manifest_is_the_one_that_is_read_back(shop: TestSer
 
 async def test_a_standby_can_be_dumped(new_server: NewServer, tmp_owned: Path) -> None:
     primary = new_server(17)
-    primary.psql("create table kept as select generate_series(1, 1000) as id")
+    ask(primary, "create table kept as select generate_series(1, 1000) as id")
     standby = TestServer(owned_folder(tmp_owned / "standby"), primary.bin_dir)
     primary.run("pg_basebackup", "-R", "-c", "fast", "-D", str(standby.data), "-d", primary.dsn(database="postgres"))
     with (standby.data / "postgresql.conf").open("a") as conf:
@@ -133,6 +133,15 @@ async def test_databases_that_do_not_exist_are_named(postgres17: TestServer) -> 
         await backup(dump_of(postgres17, "postgres", "nor this", "nope"), Archive(MemoryStore()))
 
 
+def test_a_server_with_nothing_but_templates_is_refused() -> None:
+    nothing = Contents(
+        version="17.1", major=17, pg_dump_major=17, from_standby=False, bootstrap_role="postgres", role_passwords=True,
+        roles=(), databases=(),
+    )  # fmt: skip
+    (finding,) = PostgresDumpTarget("shop", dsn="")._obstacles(nothing, [])
+    assert finding.severity == "blocker" and finding.text == "there is no database but templates"
+
+
 async def test_templates_are_dumped_only_by_name(postgres17: TestServer) -> None:
     facts = await dump_of(postgres17, "template1").survey()
     assert [database.name for database in Contents.of(facts.details).databases] == ["template1"]
@@ -142,7 +151,7 @@ async def test_templates_are_dumped_only_by_name(postgres17: TestServer) -> None
 async def test_a_role_without_rights_is_refused_in_one_sentence(shop: TestServer) -> None:
     with pytest.raises(Refused, match='the role may not connect to database "We ird-ü"x"'):
         await backup(dump_of(shop, SHOP, dsn=shop.dsn("backup")), Archive(MemoryStore()))
-    shop.psql("create table secret (id int)")
+    ask(shop, "create table secret (id int)")
     try:
         target = dump_of(shop, "postgres", dsn=shop.dsn("backup"))
         assert "without their passwords" in str((await target.survey()).findings)
@@ -151,11 +160,11 @@ async def test_a_role_without_rights_is_refused_in_one_sentence(shop: TestServer
             await backup(target, archive)
         assert [manifest async for manifest in archive.manifests("shop")] == []
     finally:
-        shop.psql("drop table secret")
+        ask(shop, "drop table secret")
 
 
 async def test_a_role_that_may_not_read_passwords_still_makes_a_backup(postgres17: TestServer) -> None:
-    postgres17.psql("create role reader login password 'unreadable'")
+    ask(postgres17, "create role reader login password 'unreadable'")
     try:
         archive = Archive(MemoryStore())
         report = await backup(dump_of(postgres17, "postgres", dsn=postgres17.dsn("reader")), archive)
@@ -164,7 +173,7 @@ async def test_a_role_that_may_not_read_passwords_still_makes_a_backup(postgres1
             script = b"".join([chunk async for chunk in chunks])
         assert b'ROLE "reader"' in script and b"PASSWORD" not in script
     finally:
-        postgres17.psql("drop role reader")
+        ask(postgres17, "drop role reader")
 
 
 async def test_programs_older_than_the_server_are_refused(
@@ -197,10 +206,10 @@ async def test_missing_programs_are_refused(postgres17: TestServer, tmp_path: Pa
 
 async def test_a_wrong_password_is_refused_and_never_shown(new_server: NewServer) -> None:
     server = new_server(17)
-    server.psql("create role guarded login superuser password 'the right one'")
+    ask(server, "create role guarded login superuser password 'the right one'")
     hba = server.data / "pg_hba.conf"
     hba.write_text("host all guarded 127.0.0.1/32 scram-sha-256\n" + hba.read_text())
-    server.psql("select pg_reload_conf()")
+    ask(server, "select pg_reload_conf()")
     archive = Archive(MemoryStore())
     right = dump_of(server, dsn=server.dsn("guarded", password="'the right one'"))
     report = await backup(right, archive)
@@ -214,7 +223,7 @@ async def test_a_wrong_password_is_refused_and_never_shown(new_server: NewServer
         assert "geheim" not in str(failed.value)
     # A password that changes between the survey and the dump: the program's own words.
     plan = plan_backup(await right.survey(), id="20260101T000000.000Z-000000", now=utc_now())
-    server.psql("alter role guarded password 'another'")
+    ask(server, "alter role guarded password 'another'")
     with pytest.raises(ResilienceError, match="password authentication failed"):
         async with right.capture(plan):
             pass
@@ -276,8 +285,8 @@ async def test_a_server_that_dies_in_the_middle_fails_the_backup(new_server: New
 
 async def test_a_damaged_page_makes_the_backup_fail_as_corrupt(new_server: NewServer) -> None:
     server = new_server(17)
-    server.psql("create table broken as select generate_series(1, 5000) as id; checkpoint")
-    file = server.data / server.psql("select pg_relation_filepath('broken')")
+    ask(server, "create table broken as select generate_series(1, 5000) as id; checkpoint")
+    file = server.data / ask(server, "select pg_relation_filepath('broken')")
     server.stop()
     data = bytearray(file.read_bytes())
     data[8192 + 4000] ^= 0xFF

@@ -24,6 +24,7 @@ from resilience.testing.postgres import TestServer
 from .dumps import (
     CLOSED,
     SHOP,
+    ask,
     databases,
     drop_shop,
     gate,
@@ -78,7 +79,7 @@ async def gone(server: TestServer) -> None:
     """Wait until the server has noticed that everybody has gone."""
     query = "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
     for _ in range(500):
-        if server.psql(query) == "0":
+        if ask(server, query) == "0":
             return
         await asyncio.sleep(0.02)
     raise AssertionError("somebody is still connected")
@@ -113,14 +114,14 @@ async def test_killed_while_pg_restore_runs_nothing_has_its_real_name(emptied: T
 async def test_killed_after_the_new_ones_took_their_places_the_old_ones_can_be_dropped(
     emptied: TestServer, folder: Path
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
-    emptied.psql("create table precious (id int)", database=inside(SHOP))
+    ask(emptied, f"create database {quoted(SHOP)}")
+    ask(emptied, "create table precious (id int)", database=inside(SHOP))
     assert start("replacing", folder, emptied).wait() == -signal.SIGKILL
     await gone(emptied)
-    assert emptied.psql("select count(*) from sales.items", database=inside(SHOP)) == "5000"
+    assert ask(emptied, "select count(*) from sales.items", database=inside(SHOP)) == "5000"
     (replaced,) = half_restored(emptied)
     assert replaced.startswith("resilience_replaced_")
-    assert emptied.psql("select count(*) from precious", database=replaced) == "0"
+    assert ask(emptied, "select count(*) from precious", database=replaced) == "0"
     await into(emptied).discard()
 
 
@@ -182,7 +183,7 @@ async def test_a_server_that_dies_in_the_middle_ends_the_restore(
 async def test_a_visitor_does_not_keep_a_database_from_its_name(emptied: TestServer) -> None:
     stage = Staging(dsn=into(emptied).dsn)
     made = stage.name_for("visited")
-    emptied.psql(f"create database {made}")
+    ask(emptied, f"create database {made}")
     visitor = await asyncpg.connect(host="127.0.0.1", port=emptied.port, user="postgres", database=made)
     try:
         assert await stage.publish() == []
@@ -191,14 +192,14 @@ async def test_a_visitor_does_not_keep_a_database_from_its_name(emptied: TestSer
             await visitor.fetchval("select 1")
     finally:
         visitor.terminate()
-        emptied.psql("drop database if exists visited")
+        ask(emptied, "drop database if exists visited")
 
 
 async def test_cancelled_while_it_publishes_a_restore_takes_the_names_back(
     emptied: TestServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
-    emptied.psql("create table precious (id int)", database=inside(SHOP))
+    ask(emptied, f"create database {quoted(SHOP)}")
+    ask(emptied, "create table precious (id int)", database=inside(SHOP))
     publish = Staging._publish
 
     async def cancelled(stage: Staging) -> None:
@@ -209,7 +210,7 @@ async def test_cancelled_while_it_publishes_a_restore_takes_the_names_back(
     running = asyncio.create_task(restore(Archive(LocalStore(folder)), "shop", into=into(emptied, replace=True)))
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert emptied.psql("select count(*) from precious", database=inside(SHOP)) == "0"
+    assert ask(emptied, "select count(*) from precious", database=inside(SHOP)) == "0"
     assert len(half_restored(emptied)) == 1
     await into(emptied).discard()
 
@@ -217,7 +218,7 @@ async def test_cancelled_while_it_publishes_a_restore_takes_the_names_back(
 async def test_a_name_that_cannot_be_taken_leaves_all_others_as_they_were(
     emptied: TestServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
+    ask(emptied, f"create database {quoted(SHOP)}")
     name_for = Staging.name_for
 
     def second_too(stage: Staging, name: str) -> str:
@@ -233,12 +234,12 @@ async def test_a_name_that_cannot_be_taken_leaves_all_others_as_they_were(
 
 
 async def test_a_replaced_database_that_cannot_be_dropped_is_a_finding(emptied: TestServer, folder: Path) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
+    ask(emptied, f"create database {quoted(SHOP)}")
     subscription = "create subscription mine connection 'port=1' publication p with (connect = false, slot_name = none)"
-    emptied.psql(subscription, database=inside(SHOP))
+    ask(emptied, subscription, database=inside(SHOP))
     report = await restore(Archive(LocalStore(folder)), "shop", into=into(emptied, replace=True))
     (left,) = half_restored(emptied)
     assert f"a replaced database is still there as {left}: " in str(report)
     assert "being used by logical replication subscription (drop it)" in str(report)
-    emptied.psql("drop subscription mine", database=left)
+    ask(emptied, "drop subscription mine", database=left)
     await into(emptied).discard()

@@ -15,7 +15,7 @@ from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.testing.postgres import TestServer
 from resilience.testing.systems import RoundTripSuite
 
-from .dumps import databases, programs
+from .dumps import ask, databases, programs
 
 
 class TestPostgresDump(RoundTripSuite[RunningServer]):
@@ -27,11 +27,11 @@ class TestPostgresDump(RoundTripSuite[RunningServer]):
     @pytest.fixture(autouse=True)
     def servers(self, postgres17: TestServer, postgres18: TestServer) -> Iterator[None]:
         self.source, self.other = postgres17, postgres18
-        self.source.psql("create database orders")
-        self.source.psql("create table items as select generate_series(1, 1000) as id", database="orders")
+        ask(self.source, "create database orders")
+        ask(self.source, "create table items as select generate_series(1, 1000) as id", database="orders")
         yield
         for server in (self.source, self.other):
-            server.psql("drop database if exists orders with (force)")
+            ask(server, "drop database if exists orders with (force)")
 
     @pytest.fixture
     def target(self) -> BackupTarget:
@@ -42,17 +42,15 @@ class TestPostgresDump(RoundTripSuite[RunningServer]):
         return PostgresServer(dsn=self.other.dsn(), bin_dir=self.other.bin_dir)
 
     async def state(self, target: BackupTarget) -> object:
-        clients = (
-            "select count(*) from pg_stat_activity where backend_type = 'client backend' and pid <> pg_backend_pid()"
-        )
-        return self.source.psql(clients), databases(self.source), programs("pg_dump", "pg_dumpall")
+        clients = "select count(*) from pg_stat_activity where application_name like 'pg\\_dump%'"
+        return ask(self.source, clients), databases(self.source), programs("pg_dump", "pg_dumpall")
 
     async def content(self, destination: RestoreDestination[RunningServer]) -> object:
-        return databases(self.other), self.other.psql("select rolname from pg_roles order by 1"), programs("pg_restore")
+        return databases(self.other), ask(self.other, "select rolname from pg_roles order by 1"), programs("pg_restore")
 
     async def occupy(self, destination: RestoreDestination[RunningServer]) -> None:
-        self.other.psql("create database orders")
-        self.other.psql("create table theirs (id int)", database="orders")
+        ask(self.other, "create database orders")
+        ask(self.other, "create table theirs (id int)", database="orders")
 
     async def startable(self, destination: RestoreDestination[RunningServer]) -> bool:
         return "orders" in databases(self.other)

@@ -11,10 +11,21 @@ import asyncpg
 import attrs
 import pytest
 
-from resilience import Archive, DestinationNotEmpty, DiskTooSmall, Interrupted, Manifest, Refused, backup, restore
+from resilience import (
+    Archive,
+    Corrupt,
+    DestinationNotEmpty,
+    DiskTooSmall,
+    Interrupted,
+    Manifest,
+    Refused,
+    backup,
+    restore,
+)
 from resilience.model.errors import StorageFailed
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDumpTarget, PostgresServer, loading
+from resilience.postgres.renaming import Renaming
 from resilience.postgres.sql_text import quoted
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder
@@ -25,6 +36,7 @@ from .dumps import (
     OWNER,
     SECRET,
     SHOP,
+    ask,
     databases,
     drop_shop,
     fill_shop,
@@ -109,27 +121,27 @@ async def test_a_dump_comes_back_into_a_newer_server(
 
 async def test_a_whole_cluster_comes_back(postgres15: TestServer, postgres16: TestServer) -> None:
     make_shop(postgres15)
-    postgres15.psql("create table kept as select 1 as id")
+    ask(postgres15, "create table kept as select 1 as id")
     archive = Archive(MemoryStore())
     try:
         await backup(PostgresDumpTarget("all", dsn=postgres15.dsn(), bin_dir=postgres15.bin_dir), archive)
         report = await restore(archive, "all", into=into(postgres16))
         assert look_at_shop(postgres16) == look_at_shop(postgres15)
-        assert postgres16.psql("select id from kept") == "1"
+        assert ask(postgres16, "select id from kept") == "1"
         said = " ".join(map(str, report.findings))
         assert 'database "postgres" is there and empty' in said
         assert "roles that are there are left as they are: backup" in said
     finally:
         for server in (postgres15, postgres16):
             drop_shop(server)
-            server.psql("drop table if exists kept")
+            ask(server, "drop table if exists kept")
 
 
 async def test_restore_refuses_a_database_that_holds_something(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
-    emptied.psql("create table precious as select 1 as id", database=inside(SHOP))
+    ask(emptied, f"create database {quoted(SHOP)}")
+    ask(emptied, "create table precious as select 1 as id", database=inside(SHOP))
     before = databases(emptied)
     archive, manifest = taken
     with pytest.raises(DestinationNotEmpty, match=r'database "We ird-ü"x" is not empty \(.*replace=True\)'):
@@ -139,8 +151,8 @@ async def test_restore_refuses_a_database_that_holds_something(
         with pytest.raises(DestinationNotEmpty):
             await into(emptied).apply(plan_restore([manifest], empty), chain=[stored])
     assert databases(emptied) == before
-    assert emptied.psql("select id from precious", database=inside(SHOP)) == "1"
-    assert OWNER not in emptied.psql("select rolname from pg_roles")
+    assert ask(emptied, "select id from precious", database=inside(SHOP)) == "1"
+    assert OWNER not in ask(emptied, "select rolname from pg_roles")
 
 
 @pytest.mark.parametrize(
@@ -155,15 +167,15 @@ async def test_restore_refuses_a_database_that_holds_something(
     ],
 )
 async def test_anything_a_user_made_counts(taken: tuple[Archive, Manifest], emptied: TestServer, object_: str) -> None:
-    emptied.psql(f"create database {quoted(SHOP)}")
-    emptied.psql(object_, database=inside(SHOP))
+    ask(emptied, f"create database {quoted(SHOP)}")
+    ask(emptied, object_, database=inside(SHOP))
     assert not (await into(emptied).survey([taken[1]])).empty
 
 
 async def test_a_replaced_database_is_as_it_was_in_the_backup(shop: TestServer) -> None:
     before = look_at_shop(shop)
     archive, _ = await dumped(shop, SHOP)
-    shop.psql("drop table sales.odd", database=inside(SHOP))
+    ask(shop, "drop table sales.odd", database=inside(SHOP))
     connected = await asyncpg.connect(host="127.0.0.1", port=shop.port, user="postgres", database=SHOP)
     destination = PostgresServer(
         dsn=shop.dsn(database=inside(SHOP)), bin_dir=shop.bin_dir, replace=True, jobs=1, name="the shop"
@@ -186,10 +198,10 @@ async def closed(connection: asyncpg.Connection) -> bool:
 
 async def test_a_restore_that_fails_keeps_what_it_was_to_replace(shop: TestServer) -> None:
     archive, _ = await dumped(shop, SHOP)
-    shop.psql("insert into sales.empty values (1)", database=inside(SHOP))
+    ask(shop, "insert into sales.empty values (1)", database=inside(SHOP))
     with gate(shop, BROKEN), pytest.raises(Interrupted):
         await restore(archive, "shop", into=into(shop, replace=True))
-    assert shop.psql("select id from sales.empty", database=inside(SHOP)) == "1"
+    assert ask(shop, "select id from sales.empty", database=inside(SHOP)) == "1"
     await into(shop).discard()
     assert SHOP in databases(shop)
 
@@ -197,11 +209,11 @@ async def test_a_restore_that_fails_keeps_what_it_was_to_replace(shop: TestServe
 async def test_an_existing_empty_database_is_filled_and_keeps_its_properties(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)} template template0 encoding 'UTF8' locale 'C' connection limit 33")
+    ask(emptied, f"create database {quoted(SHOP)} template template0 encoding 'UTF8' locale 'C' connection limit 33")
     report = await restore(taken[0], "shop", into=into(emptied))
-    assert emptied.psql("select count(*) from sales.items", database=inside(SHOP)) == "5000"
-    kept = emptied.psql(
-        f"select datconnlimit, datacl, pg_get_userbyid(datdba) from pg_database where datname = '{SHOP}'"
+    assert ask(emptied, "select count(*) from sales.items", database=inside(SHOP)) == "5000"
+    kept = ask(
+        emptied, f"select datconnlimit, datacl, pg_get_userbyid(datdba) from pg_database where datname = '{SHOP}'"
     )
     assert kept == "33||postgres"
     assert "keeps its owner, settings and privileges" in str(report)
@@ -210,7 +222,7 @@ async def test_an_existing_empty_database_is_filled_and_keeps_its_properties(
 async def test_filling_an_existing_database_is_all_or_nothing(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)} template template0 encoding 'UTF8' locale 'C'")
+    ask(emptied, f"create database {quoted(SHOP)} template template0 encoding 'UTF8' locale 'C'")
     with gate(emptied, BROKEN), pytest.raises(Interrupted, match="the gate is broken"):
         await restore(taken[0], "shop", into=into(emptied))
     assert (await into(emptied).survey([taken[1]])).empty
@@ -220,7 +232,7 @@ async def test_filling_an_existing_database_is_all_or_nothing(
 async def test_an_existing_database_with_other_text_rules_is_refused(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)} template template0 encoding 'LATIN1' locale 'C'")
+    ask(emptied, f"create database {quoted(SHOP)} template template0 encoding 'LATIN1' locale 'C'")
     with pytest.raises(Refused, match=r"encoding LATIN1 and locale C, the backup's has encoding UTF8 .*drop it"):
         await restore(taken[0], "shop", into=into(emptied))
 
@@ -228,32 +240,32 @@ async def test_an_existing_database_with_other_text_rules_is_refused(
 async def test_an_existing_database_that_allows_no_connections_is_refused(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql(f"create database {quoted(SHOP)} allow_connections false")
+    ask(emptied, f"create database {quoted(SHOP)} allow_connections false")
     with pytest.raises(Refused, match="allows no connections"):
         await restore(taken[0], "shop", into=into(emptied))
 
 
 async def test_a_template_is_not_replaced(taken: tuple[Archive, Manifest], emptied: TestServer) -> None:
-    emptied.psql(f"create database {quoted(SHOP)} is_template true")
+    ask(emptied, f"create database {quoted(SHOP)} is_template true")
     try:
         with pytest.raises(Refused, match="is a template there"):
             await restore(taken[0], "shop", into=into(emptied, replace=True))
     finally:
-        emptied.psql(f"alter database {quoted(SHOP)} is_template false")
+        ask(emptied, f"alter database {quoted(SHOP)} is_template false")
 
 
 async def test_existing_roles_are_left_as_they_are(taken: tuple[Archive, Manifest], emptied: TestServer) -> None:
-    emptied.psql(f"create role {quoted(OWNER)} login password 'their own' connection limit 3")
-    before = emptied.psql(
-        "select rolname, rolpassword, rolconnlimit from pg_authid where rolname like 'o''wner %\"; --'"
+    ask(emptied, f"create role {quoted(OWNER)} login password 'their own' connection limit 3")
+    before = ask(
+        emptied, "select rolname, rolpassword, rolconnlimit from pg_authid where rolname like 'o''wner %\"; --'"
     )
     report = await restore(taken[0], "shop", into=into(emptied))
-    after = emptied.psql(
-        "select rolname, rolpassword, rolconnlimit from pg_authid where rolname like 'o''wner %\"; --'"
+    after = ask(
+        emptied, "select rolname, rolpassword, rolconnlimit from pg_authid where rolname like 'o''wner %\"; --'"
     )
     assert after == before
     assert OWNER in str(report)
-    assert emptied.psql("select count(*) from pg_auth_members where pg_get_userbyid(member) like '% member'") == "1"
+    assert ask(emptied, "select count(*) from pg_auth_members where pg_get_userbyid(member) like '% member'") == "1"
 
 
 async def test_the_first_error_stops_a_restore_and_says_why(
@@ -267,7 +279,7 @@ async def test_the_first_error_stops_a_restore_and_says_why(
     assert "discard()" in str(failed.value)
     assert SHOP not in databases(emptied)
     (left,) = [name for name in databases(emptied) if name.startswith("resilience_restoring_")]
-    assert "z_gated" not in emptied.psql("select relname from pg_class", database=left)
+    assert "z_gated" not in ask(emptied, "select relname from pg_class", database=left)
     facts = await into(emptied).survey([taken[1]])
     assert facts.empty
     assert f"an interrupted restore has left {left}" in " ".join(map(str, facts.findings))
@@ -290,7 +302,7 @@ async def test_a_secret_in_a_failing_command_is_not_repeated(
 async def test_discard_drops_what_was_restored_and_nothing_else(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
-    emptied.psql("create database resilience_restoring_mine")
+    ask(emptied, "create database resilience_restoring_mine")
     try:
         before = databases(emptied)
         destination = into(emptied)
@@ -302,32 +314,32 @@ async def test_discard_drops_what_was_restored_and_nothing_else(
         await destination.discard()
         assert databases(emptied) == before
     finally:
-        emptied.psql("drop database resilience_restoring_mine")
+        ask(emptied, "drop database resilience_restoring_mine")
 
 
 async def test_tablespaces_come_back_where_they_were_or_are_left_out(shop: TestServer, tmp_owned: Path) -> None:
     where = owned_folder(tmp_owned / "space")
-    shop.psql(f"create tablespace warm location '{where}'")
+    ask(shop, f"create tablespace warm location '{where}'")
     try:
-        shop.psql(f"alter database {quoted(SHOP)} set tablespace warm")
+        ask(shop, f"alter database {quoted(SHOP)} set tablespace warm")
         archive, _ = await dumped(shop, SHOP)
         home = (
             f"select spcname from pg_database d join pg_tablespace t on t.oid = dattablespace where datname = '{SHOP}'"
         )
         await restore(archive, "shop", into=into(shop, replace=True, tablespaces=False))
-        assert shop.psql(home) == "pg_default"
-        shop.psql("drop tablespace warm")
+        assert ask(shop, home) == "pg_default"
+        ask(shop, "drop tablespace warm")
         await restore(archive, "shop", into=into(shop, replace=True))
-        assert shop.psql(home) == "warm"
-        assert shop.psql("select pg_tablespace_location(oid) from pg_tablespace where spcname = 'warm'") == str(where)
-        shop.psql(f"drop database {quoted(SHOP)}")
-        shop.psql("drop tablespace warm")
+        assert ask(shop, home) == "warm"
+        assert ask(shop, "select pg_tablespace_location(oid) from pg_tablespace where spcname = 'warm'") == str(where)
+        ask(shop, f"drop database {quoted(SHOP)}")
+        ask(shop, "drop tablespace warm")
         where.rmdir()
         with pytest.raises(Refused, match=r'CREATE TABLESPACE "warm" failed: directory .* does not exist'):
             await restore(archive, "shop", into=into(shop))
     finally:
         drop_shop(shop, owner=None)
-        shop.psql("drop tablespace if exists warm")
+        ask(shop, "drop tablespace if exists warm")
 
 
 async def test_an_older_server_is_refused(taken: tuple[Archive, Manifest], postgres16: TestServer) -> None:
@@ -407,16 +419,36 @@ async def test_a_database_that_appears_meanwhile_is_not_touched(
     complete = loading._complete
 
     def create_meanwhile(file: object, reader: object) -> None:
-        emptied.psql(f"create database {quoted(SHOP)}")
+        ask(emptied, f"create database {quoted(SHOP)}")
         fill_shop(emptied, owner="postgres")
         complete(file, reader)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loading, "_complete", create_meanwhile)
     with pytest.raises(Refused, match="already exists"):
         await restore(taken[0], "shop", into=into(emptied))
-    assert "wner" not in emptied.psql("select tableowner from pg_tables where tablename = 'odd'", database=inside(SHOP))
+    assert "wner" not in ask(emptied, "select tableowner from pg_tables where tablename = 'odd'", database=inside(SHOP))
     await into(emptied).discard()
     assert SHOP in databases(emptied)
+
+
+async def test_a_dump_that_does_not_name_its_database_never_reaches_pg_restore(
+    taken: tuple[Archive, Manifest], emptied: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Renaming, "__call__", lambda _, entry: entry)
+    before = databases(emptied)
+    with pytest.raises(Corrupt, match="the dump does not name its database"):
+        await restore(taken[0], "shop", into=into(emptied))
+    assert databases(emptied) == before
+
+
+async def test_a_restore_that_lacks_relations_is_not_published(
+    taken: tuple[Archive, Manifest], emptied: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_COUNT", "select 3::bigint")
+    with pytest.raises(Interrupted, match="has 3 relations after the restore, its dump lists 8"):
+        await restore(taken[0], "shop", into=into(emptied))
+    assert SHOP not in databases(emptied)
+    await into(emptied).discard()
 
 
 async def test_a_plan_for_another_backup_is_refused(taken: tuple[Archive, Manifest], emptied: TestServer) -> None:

@@ -12,6 +12,8 @@ from resilience.postgres.client import Dsn
 from resilience.postgres.globals import Present, Step, decoded, run, steps
 from resilience.testing.postgres import TestServer
 
+from .dumps import ask
+
 SCRIPT = r"""
 --
 -- PostgreSQL database cluster dump
@@ -140,10 +142,10 @@ def test_globals_that_end_early_are_corrupt() -> None:
 @pytest.fixture
 def helper(postgres17: TestServer) -> Iterator[TestServer]:
     """A server where `helper` may make roles and is no superuser."""
-    postgres17.psql("create role helper login createrole")
+    ask(postgres17, "create role helper login createrole")
     yield postgres17
     for role in ("fresh", "helper"):
-        postgres17.psql(f"drop role if exists {role}")
+        ask(postgres17, f"drop role if exists {role}")
 
 
 def step(what: str, text: str, **more: object) -> Step:
@@ -153,7 +155,7 @@ def step(what: str, text: str, **more: object) -> Step:
 async def test_no_superuser_is_needed_for_ordinary_roles(helper: TestServer) -> None:
     script = 'CREATE ROLE "fresh"; ALTER ROLE "fresh" WITH NOSUPERUSER LOGIN NOREPLICATION NOBYPASSRLS;'
     await run(chosen(script), Dsn.parse(helper.dsn("helper")))
-    assert helper.psql("select rolcanlogin from pg_roles where rolname = 'fresh'") == "t"
+    assert ask(helper, "select rolcanlogin from pg_roles where rolname = 'fresh'") == "t"
 
 
 async def test_roles_are_created_all_or_none(helper: TestServer) -> None:
@@ -162,7 +164,7 @@ async def test_roles_are_created_all_or_none(helper: TestServer) -> None:
         Refused, match=r'restore globals .*CREATE ROLE "postgres" failed: role "postgres" already exists'
     ):
         await run(chosen(script), Dsn.parse(helper.dsn()))
-    assert helper.psql("select count(*) from pg_roles where rolname = 'fresh'") == "0"
+    assert ask(helper, "select count(*) from pg_roles where rolname = 'fresh'") == "0"
 
 
 async def test_a_failing_statement_is_named_and_its_password_is_not(helper: TestServer) -> None:
@@ -175,11 +177,11 @@ async def test_a_failing_statement_is_named_and_its_password_is_not(helper: Test
 
 
 async def test_passwords_do_not_reach_the_servers_log(helper: TestServer) -> None:
-    helper.psql("alter role postgres set log_statement = 'all'")
+    ask(helper, "alter role postgres set log_statement = 'all'")
     try:
         script = 'CREATE ROLE "fresh"; ALTER ROLE "fresh" WITH LOGIN PASSWORD \'never-in-a-log\';'
         await run(chosen(script), Dsn.parse(helper.dsn()))
     finally:
-        helper.psql("alter role postgres reset log_statement")
+        ask(helper, "alter role postgres reset log_statement")
     assert "never-in-a-log" not in helper.log.read_text()
-    assert helper.psql("select rolpassword is not null from pg_authid where rolname = 'fresh'") == "t"
+    assert ask(helper, "select rolpassword is not null from pg_authid where rolname = 'fresh'") == "t"

@@ -25,11 +25,13 @@ from resilience import (
 from resilience.model.errors import StorageFailed
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDumpTarget, PostgresServer, loading
+from resilience.postgres.contents import Contents
 from resilience.postgres.renaming import Renaming
 from resilience.postgres.sql_text import quoted
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder
 
+from ..conftest import NewServer
 from .dumps import (
     BROKEN,
     LEAKY,
@@ -137,6 +139,20 @@ async def test_a_whole_cluster_comes_back(postgres15: TestServer, postgres16: Te
             ask(server, "drop table if exists kept")
 
 
+async def test_a_whole_cluster_is_replaced_even_the_database_one_connects_to(new_server: NewServer) -> None:
+    server = new_server(18)
+    make_shop(server)
+    ask(server, "create table kept as select 1 as id")
+    before = look_at_shop(server)
+    archive = Archive(MemoryStore())
+    await backup(PostgresDumpTarget("all", dsn=server.dsn(), bin_dir=server.bin_dir), archive)
+    ask(server, "drop table kept")
+    ask(server, f"update pg_database set datconnlimit = -2 where datname = $name${SHOP}$name$")  # as a broken one has
+    await restore(archive, "all", into=into(server, replace=True))
+    assert look_at_shop(server) == before
+    assert ask(server, "select id from kept") == "1"
+
+
 async def test_restore_refuses_a_database_that_holds_something(
     taken: tuple[Archive, Manifest], emptied: TestServer
 ) -> None:
@@ -202,6 +218,9 @@ async def test_a_restore_that_fails_keeps_what_it_was_to_replace(shop: TestServe
     with gate(shop, BROKEN), pytest.raises(Interrupted):
         await restore(archive, "shop", into=into(shop, replace=True))
     assert ask(shop, "select id from sales.empty", database=inside(SHOP)) == "1"
+    target = PostgresDumpTarget("all", dsn=shop.dsn(), bin_dir=shop.bin_dir)
+    names = [each.name for each in Contents.of((await target.survey()).details).databases]
+    assert names == [SHOP, "postgres"], "what is half restored is not backed up"
     await into(shop).discard()
     assert SHOP in databases(shop)
 
@@ -315,6 +334,22 @@ async def test_discard_drops_what_was_restored_and_nothing_else(
         assert databases(emptied) == before
     finally:
         ask(emptied, "drop database resilience_restoring_mine")
+
+
+async def test_a_template_comes_back_as_a_template_and_can_be_discarded(postgres17: TestServer) -> None:
+    ask(postgres17, "create database model is_template true")
+    try:
+        archive, _ = await dumped(postgres17, "model")
+        ask(postgres17, "alter database model is_template false")
+        ask(postgres17, "drop database model")
+        destination = into(postgres17)
+        await restore(archive, "shop", into=destination)
+        assert ask(postgres17, "select datistemplate from pg_database where datname = 'model'") == "t"
+        await destination.discard()
+        assert "model" not in databases(postgres17)
+    finally:
+        ask(postgres17, "update pg_database set datistemplate = false where datname = 'model'")
+        ask(postgres17, "drop database if exists model")
 
 
 async def test_tablespaces_come_back_where_they_were_or_are_left_out(shop: TestServer, tmp_owned: Path) -> None:

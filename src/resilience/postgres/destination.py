@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 from attrs import field, frozen
@@ -80,8 +80,8 @@ class Destination:
         return [database for database in self.existing(contents) if self.present.get(database.name)]
 
 
-async def look(dsn: Dsn, contents: Contents) -> Destination:
-    """Look at a server, and into the databases that the backup holds too. Writes nothing."""
+async def look(dsn: Dsn, into: Collection[str]) -> Destination:
+    """Look at a server, and into the databases of these names if they are there. Writes nothing."""
     async with sql(dsn, operation="survey") as connection:
         (server,) = await connection.fetch(survey.SERVER)
         (cluster,) = await connection.fetch(_CLUSTER)
@@ -89,10 +89,9 @@ async def look(dsn: Dsn, contents: Contents) -> Destination:
         databases = msgspec.convert([dict(row) for row in await connection.fetch(survey.DATABASES)], list[Database])
         collations = await connection.fetch(_COLLATIONS)
         left = await staging.left_behind(connection)
-    wanted = {database.name for database in contents.databases}
     present = {}
     for database in databases:
-        if database.name in wanted:
+        if database.name in into:
             async with sql(dsn.database(database.name), operation="survey") as connection:
                 present[database.name] = await connection.fetchval(_USER_OBJECTS)
     return Destination(

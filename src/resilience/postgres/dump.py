@@ -25,7 +25,7 @@ from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.streams.frames import FRAME_SIZE
 
-from . import survey
+from . import staging, survey
 from .client import Dsn, parse_dsn, sql
 from .contents import GLOBALS, Contents, Database, part_name
 from .lsn import position
@@ -73,10 +73,10 @@ def _names(databases: Sequence[str] | None) -> tuple[str, ...] | None:
 class PostgresDumpTarget:
     """A PostgreSQL server (15 to 18, primary or standby) to be backed up logically.
 
-    `databases` are those to dump; None means every one that is no template and allows connections. The role must be
-    able to read everything in them (`pg_read_all_data`, and BYPASSRLS where there is row-level security); one that may
-    not read pg_authid gets the roles without their passwords. `bin_dir` has a pg_dump of the server's major version or
-    newer; without it, it is looked for on the PATH.
+    `databases` are those to dump; None means every one that is no template and allows connections, except what an
+    interrupted restore by this library has left. The role must be able to read everything in them (`pg_read_all_data`,
+    and BYPASSRLS where there is row-level security); one that may not read pg_authid gets the roles without their
+    passwords. `bin_dir` has a pg_dump of the server's major version or newer; without it, it is looked for on the PATH.
 
     Each database is consistent in itself, as of the moment its dump began; they are not consistent with one another.
     The recovery point is where the server stood before the first dump began: everything up to there is in the backup.
@@ -104,8 +104,7 @@ class PostgresDumpTarget:
         wanted = [
             database
             for database in known
-            if (self.databases is None and not access[database["oid"]]["template"])
-            or (self.databases is not None and database["name"] in self.databases)
+            if self._wants(database["name"], template=access[database["oid"]]["template"])
         ]
         major = server["version_num"] // 10000
         pg_dump, findings = await self._programs(major)
@@ -153,6 +152,11 @@ class PostgresDumpTarget:
             yield capture
         finally:
             await capture.close()
+
+    def _wants(self, name: str, *, template: bool) -> bool:
+        if self.databases is not None:
+            return name in self.databases
+        return not template and not staging.is_ours(name)
 
     async def _programs(self, major: int) -> tuple[int, list[Finding]]:
         """Look at the programs here: which major they are, 0 if they are missing, and what is wrong with them."""

@@ -80,7 +80,7 @@ class PostgresServer:
         """Look at the server, its databases, the programs and the spool. Writes nothing. Sizes are of the spool."""
         (manifest,) = chain
         contents = Contents.of_manifest(manifest)
-        return await self._judge(manifest, contents, await destination.look(self.dsn, contents))
+        return await self._judge(manifest, contents, await self._look(contents))
 
     async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
         """Restore a logical backup; see `RestoreDestination.apply`.
@@ -95,7 +95,7 @@ class PostgresServer:
         if plan.chain != (manifest.id,):
             raise ValueError(f"the plan restores {', '.join(plan.chain)}, not {manifest.id}")
         contents = Contents.of_manifest(manifest)
-        here = await destination.look(self.dsn, contents)
+        here = await self._look(contents)
         plan_restore([manifest], await self._judge(manifest, contents, here))
         existing = {database.name for database in here.existing(contents)}
         home = self._home(existing if self.replace else set())
@@ -144,6 +144,11 @@ class PostgresServer:
             )
         )
         await cluster_globals.run(wanted, self.dsn)
+
+    async def _look(self, contents: Contents) -> Destination:
+        # What is to be replaced may hold anything, and may be too broken to be looked into.
+        names = () if self.replace else [database.name for database in contents.databases]
+        return await destination.look(self.dsn, names)
 
     async def _judge(self, manifest: Manifest, contents: Contents, here: Destination) -> DestinationFacts:
         pg_restore, findings = await self._programs()

@@ -119,14 +119,19 @@ class Staging:
     async def _drop_replaced(self) -> list[Finding]:
         """Drop what was replaced; what was restored is there already, so a failure is no more than a finding."""
         findings = []
-        async with sql(self.dsn, operation="restore") as connection:
-            for name in self._replaced.values():
-                try:
+        for name in self._replaced.values():
+            try:
+                async with sql(self.dsn, operation="restore") as connection:
                     await _drop(connection, name)
-                except asyncpg.PostgresError as error:
-                    text = f"a replaced database is still there as {name}: {error.message}"
-                    findings.append(Finding(severity="warning", subject=self.dsn.where, text=text, hint="drop it"))
+            except ResilienceError as error:
+                text = f"a replaced database is still there as {name}: {error.what}"
+                findings.append(Finding(severity="warning", subject=self.dsn.where, text=text, hint="drop it"))
         return findings
+
+
+def is_ours(database: str) -> bool:
+    """Tell whether a name is one that a restore gives to a database under construction, or to one it replaces."""
+    return _NAME.fullmatch(database) is not None
 
 
 async def left_behind(connection: asyncpg.Connection) -> list[str]:
@@ -167,5 +172,6 @@ async def _oids(connection: asyncpg.Connection) -> dict[str, str]:
 
 
 async def _drop(connection: asyncpg.Connection, name: str) -> None:
-    await connection.execute(f"alter database {quoted(name)} is_template false")
+    if await connection.fetchval("select datistemplate from pg_database where datname = $1", name):
+        await connection.execute(f"alter database {quoted(name)} is_template false")
     await connection.execute(f"drop database {quoted(name)} with (force)")

@@ -71,6 +71,17 @@ async def in_order(
             await _abandon(pending)
 
 
+async def each_in_thread(source: AsyncIterator[S], step: Callable[[S], object]) -> None:
+    """Call a blocking function with every item, in order, in a thread that finds the next item waiting.
+
+    Also closes `source`.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        async with aclosing(in_order(source, step, pool=thread, ahead=2)) as steps:
+            async for _ in steps:
+                continue
+
+
 @asynccontextmanager
 async def in_background(
     blocking: Iterator[T], *, ahead: int, stop: Callable[[], None]

@@ -6,7 +6,7 @@ import os
 
 from attrs import frozen
 
-from resilience.concurrency import in_thread
+from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt, StorageFailed
 from resilience.model.json import to_json
 from resilience.primitives import StoredBackup
@@ -53,8 +53,7 @@ class Unpacking:
         walker = TarWalker(untar)
         try:
             async with backup.read(part) as chunks:
-                async for chunk in chunks:
-                    await in_thread(walker.feed, chunk)
+                await each_in_thread(chunks, walker.feed)
             walker.close()
         finally:
             untar.close()

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from attrs import define
 
-from resilience.concurrency import in_thread
+from resilience.concurrency import each_in_thread
 from resilience.model.errors import Corrupt
 from resilience.model.findings import Finding, Level, Verdict
 from resilience.model.show import as_bytes
@@ -77,8 +77,10 @@ class _Walk:
         server_manifest.compare(ServerManifest.parse(bytes(listed)), checksums.seen)
 
     async def _each(self, part: str, step: Callable[[bytes], None]) -> None:
+        def counted(chunk: bytes) -> None:
+            step(chunk)
+            self.size += len(chunk)
+
         async with self.backup.read(part) as chunks:
-            async for chunk in chunks:
-                await in_thread(step, chunk)
-                self.size += len(chunk)
+            await each_in_thread(chunks, counted)
         self.objects += len(self.backup.manifest.part(part).objects)

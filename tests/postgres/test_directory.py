@@ -38,7 +38,6 @@ from ..conftest import NewServer
 def taken(server: Callable[[int], TestServer]) -> tuple[Archive, Manifest]:
     """One backup of a small PostgreSQL 17, for the tests that only read it."""
     source = server(17)
-    source.psql("create table if not exists kept as select generate_series(1, 1000) as id")
     archive = Archive(MemoryStore(), object_size=1 << 20)
     report = asyncio.run(backup(PostgresTarget("orders", dsn=source.dsn("backup")), archive))
     return archive, report.manifest

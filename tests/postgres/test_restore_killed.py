@@ -28,7 +28,6 @@ def killed(archive: Path, bin_dir: Path, folder: Path, numbers: list[int]) -> st
 async def test_a_restore_killed_at_any_stage_leaves_nothing_that_starts(
     postgres17: TestServer, tmp_owned: Path, tmp_path: Path
 ) -> None:
-    postgres17.psql("create table if not exists kept as select generate_series(1, 1000) as id")
     archive = Archive(LocalStore(tmp_path / "archive"))
     await backup(PostgresTarget("orders", dsn=postgres17.dsn("backup")), archive)
     bin_dir = postgres17.bin_dir

@@ -152,10 +152,11 @@ async def test_verify_reaches_level_3_and_says_what_it_looked_at(new_server: New
 
 
 async def test_a_logical_backup_comes_to_life_in_a_scratch_cluster(every_postgres: TestServer, tmp_owned: Path) -> None:
-    every_postgres.psql("drop table if exists counted; create table counted as select generate_series(1, 77) as id")
+    every_postgres.psql("create table counted as select generate_series(1, 77) as id")
     archive = Archive(MemoryStore())
     target = PostgresDumpTarget("logical", dsn=every_postgres.dsn(), bin_dir=every_postgres.bin_dir)
     report = await backup(target, archive)
+    every_postgres.psql("drop table counted")
     scratch = PostgresScratch(bin_dir=every_postgres.bin_dir, within=tmp_owned)
     plan = plan_restore([report.manifest], await scratch.survey([report.manifest]))
     async with archive.open(report.manifest) as stored:

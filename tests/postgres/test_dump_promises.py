@@ -18,6 +18,15 @@ from resilience.testing.systems import RoundTripSuite
 from .dumps import ask, databases, programs
 
 
+@pytest.fixture(scope="module")
+def orders(postgres17: TestServer) -> Iterator[TestServer]:
+    """A server that has something to back up; nobody writes to it."""
+    ask(postgres17, "create database orders")
+    ask(postgres17, "create table items as select generate_series(1, 1000) as id", database="orders")
+    yield postgres17
+    ask(postgres17, "drop database orders with (force)")
+
+
 class TestPostgresDump(RoundTripSuite[RunningServer]):
     """From one server into another."""
 
@@ -25,13 +34,10 @@ class TestPostgresDump(RoundTripSuite[RunningServer]):
     apply_step = 37
 
     @pytest.fixture(autouse=True)
-    def servers(self, postgres17: TestServer, postgres18: TestServer) -> Iterator[None]:
-        self.source, self.other = postgres17, postgres18
-        ask(self.source, "create database orders")
-        ask(self.source, "create table items as select generate_series(1, 1000) as id", database="orders")
+    def servers(self, orders: TestServer, postgres18: TestServer) -> Iterator[None]:
+        self.source, self.other = orders, postgres18
         yield
-        for server in (self.source, self.other):
-            ask(server, "drop database if exists orders with (force)")
+        ask(self.other, "drop database if exists orders with (force)")
 
     @pytest.fixture
     def target(self) -> BackupTarget:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from resilience import Corrupt, Refused, ResilienceError, Unsupported
+from resilience import Conflict, Corrupt, ResilienceError, Unsupported
 from resilience.postgres.client import Dsn
 from resilience.postgres.globals import Present, Step, decoded, run, steps
 from resilience.testing.postgres import TestServer
@@ -161,7 +161,7 @@ async def test_no_superuser_is_needed_for_ordinary_roles(helper: TestServer) -> 
 async def test_roles_are_created_all_or_none(helper: TestServer) -> None:
     script = 'CREATE ROLE "fresh"; CREATE ROLE "postgres";'
     with pytest.raises(
-        Refused, match=r'restore globals .*CREATE ROLE "postgres" failed: role "postgres" already exists'
+        Conflict, match=r'restore globals .*CREATE ROLE "postgres" failed: somebody else has just created'
     ):
         await run(chosen(script), Dsn.parse(helper.dsn()))
     assert ask(helper, "select count(*) from pg_roles where rolname = 'fresh'") == "0"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import asyncpg
 from attrs import field, frozen
 
-from resilience.model.errors import Corrupt, Refused, ResilienceError, Unsupported
+from resilience.model.errors import Conflict, Corrupt, Refused, ResilienceError, Unsupported
 
 from .client import Dsn, from_server, sql
 from .sql_text import Statement, spliced, statements
@@ -22,6 +22,7 @@ _DEFAULTS = {"NOSUPERUSER", "INHERIT", "NOCREATEROLE", "NOCREATEDB", "NOLOGIN", 
 _COMPLETE = "\n-- PostgreSQL database cluster dump complete\n"
 _TAIL = 1000
 _NO_FOLDER = "58P01"
+_JUST_CREATED = ("42710", "23505")
 
 # Passwords are in these statements: a superuser can keep them out of the server's log.
 _UNLOGGED = """
@@ -165,6 +166,9 @@ def _failed(error: asyncpg.PostgresError, step: Step, dsn: Dsn) -> ResilienceErr
     for secret in step.secrets:
         message = message.replace(secret, "…")
     state, hint = str(error.sqlstate or ""), str(error.hint or "")
+    if state in _JUST_CREATED:
+        what, hint = f"{step.what} failed: somebody else has just created it", "restore again: it is then left as it is"
+        return Conflict(what, operation="restore globals", subject=dsn.where, hint=hint)
     if state == _NO_FOLDER:
         hint = "make it, owned by the server's account, or leave tablespaces out with tablespaces=False"
         return Refused(f"{step.what} failed: {message}", operation="restore globals", subject=dsn.where, hint=hint)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -188,7 +189,9 @@ async def test_a_killed_pg_restore_is_no_verdict(
     write = dump_validator._write
 
     def kill_and_write(sink: object, chunk: bytes) -> None:
-        for pid in programs("pg_restore"):
+        while not (started := programs("pg_restore")):
+            time.sleep(0.01)
+        for pid in started:
             os.kill(pid, 9)
         write(sink, chunk)  # type: ignore[arg-type]
 

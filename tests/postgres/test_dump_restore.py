@@ -506,3 +506,11 @@ def test_a_destination_shows_no_password() -> None:
     destination = PostgresServer(dsn="host=127.0.0.1 port=5 user=u password=geheim")
     assert destination.name == "127.0.0.1:5"
     assert "geheim" not in repr(destination)
+
+
+def test_jobs_and_spool_have_sensible_defaults() -> None:
+    destination = PostgresServer(dsn="", jobs=None, spool=None)
+    assert destination.jobs == os.cpu_count()
+    assert destination.spool.is_dir()
+    with pytest.raises(ValueError, match="jobs"):
+        PostgresServer(dsn="", jobs=0)

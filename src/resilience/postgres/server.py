@@ -34,6 +34,14 @@ from .tools import Tools
 _HOMES = ("postgres", "template1")
 
 
+def _jobs(jobs: int | None) -> int:
+    return (os.cpu_count() or 1) if jobs is None else jobs
+
+
+def _folder(path: str | Path | None) -> Path:
+    return Path(tempfile.gettempdir() if path is None else path)
+
+
 @frozen
 class RunningServer:
     """A server that runs; `dsn` reaches it and may hold a password."""
@@ -65,8 +73,8 @@ class PostgresServer:
     dsn: Dsn = field(converter=parse_dsn, kw_only=True)
     _name: str = field(default="", kw_only=True)
     bin_dir: str | Path | None = field(default=None, kw_only=True)
-    jobs: int = field(factory=lambda: os.cpu_count() or 1, kw_only=True, validator=ge(1))
-    spool: Path = field(factory=lambda: Path(tempfile.gettempdir()), converter=Path, kw_only=True)
+    jobs: int = field(default=None, converter=_jobs, kw_only=True, validator=ge(1))
+    spool: Path = field(default=None, converter=_folder, kw_only=True)
     replace: bool = field(default=False, kw_only=True)
     tablespaces: bool = field(default=True, kw_only=True)
     _published: dict[str, str] = field(factory=dict, init=False, repr=False)

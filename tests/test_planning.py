@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
 
 import pytest
 from attrs import evolve
@@ -10,8 +11,10 @@ from attrs import evolve
 from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, NoBackup, Refused
 from resilience.model.facts import DestinationFacts, TargetFacts
 from resilience.model.findings import Finding
+from resilience.model.manifests import Manifest
+from resilience.model.positions import Position, RecoveryPoint
 from resilience.planning.backup import plan_backup
-from resilience.planning.restore import choose, plan_restore
+from resilience.planning.restore import choose, newer, plan_restore
 
 from .test_model import MANIFEST, NOW
 
@@ -44,6 +47,44 @@ def test_the_newest_backup_that_the_destination_takes_is_chosen() -> None:
     assert choose(known, target="orders", system="memory", accepts=("dump",)) is DUMP
     assert choose(known, target="orders", system="memory", accepts=("base", "dump")) is DUMP
     assert choose(known, target="orders", system="memory", accepts=("base",), backup=OLDER.id) is OLDER
+
+
+def taken(number: int, *, offset: int, clock: int, branch: str = "1", lineage: str = "1") -> Manifest:
+    """Make a backup by a host whose clock is some hours off."""
+    time = NOW + timedelta(hours=clock)
+    return evolve(
+        MANIFEST,
+        id=f"{time:%Y%m%dT%H%M%S}.000Z-00000{number}",
+        lineage=lineage,
+        started_at=time,
+        ended_at=time,
+        recovery_point=RecoveryPoint(position=Position(branch=branch, offset=offset, text=str(offset))),
+    )
+
+
+def newest(*known: Manifest) -> Manifest:
+    """Choose as restore() does: of what is listed, in the order of the ids."""
+    return choose(sorted(known, key=lambda each: each.id), target="orders", system="memory", accepts=("base",))
+
+
+def test_the_newest_is_what_reaches_furthest_whatever_the_clocks_of_the_hosts_say() -> None:
+    first, late, last = taken(1, offset=100, clock=0), taken(2, offset=200, clock=-2), taken(3, offset=300, clock=-1)
+    assert newest(first, late) is late
+    for some in permutations([first, late, last]):
+        assert newest(*some) is last
+        with pytest.raises(NoBackup, match=f"the newest is {last.id}"):
+            choose(some, target="orders", system="memory", accepts=("base",), backup="yesterday")
+
+
+@pytest.mark.parametrize("apart", [{"branch": "2"}, {"lineage": "2"}], ids=str)
+def test_where_positions_cannot_be_compared_the_clock_says_which_is_newer(apart: dict[str, str]) -> None:
+    there, here = taken(1, offset=300, clock=0), taken(2, offset=100, clock=1, **apart)
+    assert newest(there, here) is newer(there, here) is newer(here, there) is here
+
+
+def test_of_two_that_reach_the_same_the_one_that_ended_later_is_newer() -> None:
+    first, last = taken(1, offset=100, clock=0), taken(2, offset=100, clock=1)
+    assert newest(first, last) is newer(last, first) is last
 
 
 def test_what_cannot_be_chosen_is_said_with_what_there_is() -> None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from attrs import define, field
 from attrs.validators import ge
 
-from resilience.concurrency import closing
+from resilience.concurrency import closing, in_thread
 from resilience.model.errors import AlreadyExists, ManifestInvalid, Refused
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
@@ -29,6 +29,7 @@ from .writing import Writer
 
 OBJECT_SIZE = 64 << 20
 LARGEST_DYNAMIC_BLOCK = 31 << 20
+LARGE_MANIFEST = 64 << 10
 
 
 @define
@@ -58,7 +59,7 @@ class Archive:
         async with closing(self.store.list(layout.manifests(system, target))) as infos:
             async for info in infos:
                 if (data := await whole(self.store, info.key)) is not None:
-                    yield _checked(unwrap(data, info.key), info.key)
+                    yield await _unwrapped(data, info.key)
 
     async def targets(self) -> list[str]:
         """Return the names of all targets that were ever backed up into this archive."""
@@ -72,7 +73,7 @@ class Archive:
             return None
         key = layout.manifest(system, target, backup)
         data = await whole(self.store, key)
-        return None if data is None else _checked(unwrap(data, key), key)
+        return None if data is None else await _unwrapped(data, key)
 
     @asynccontextmanager
     async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
@@ -139,6 +140,11 @@ def _frame_threads(workers: int) -> ThreadPoolExecutor:
     block = bytes(LARGEST_DYNAMIC_BLOCK)
     del block
     return ThreadPoolExecutor(workers, "resilience-frames")
+
+
+async def _unwrapped(data: bytes, key: str) -> Manifest:
+    # The manifest of a terabyte has megabytes; a small one is not worth a thread.
+    return _checked(unwrap(data, key) if len(data) < LARGE_MANIFEST else await in_thread(unwrap, data, key), key)
 
 
 def _checked(manifest: Manifest, key: str) -> Manifest:

@@ -68,7 +68,8 @@ class Reader:
         if data is None:
             return Examined(key=key, bytes=0, problem="the manifest is not in the store, so the backup does not exist")
         try:
-            problem = "" if unwrap(data, key) == self.manifest else "it is not the manifest that was asked about"
+            found = await in_thread(unwrap, data, key)
+            problem = "" if found == self.manifest else "it is not the manifest that was asked about"
         except (Corrupt, Unsupported) as error:
             problem = error.what
         return Examined(key=key, bytes=len(data), problem=problem)

@@ -63,8 +63,8 @@ class Writer:
     async def _put(self, key: str, run: _Run) -> StoredObject:
         async with aclosing(run.take()) as frames:
             info = await self.store.put(key, frames)
-        if not run.taken.done() or info.size != sum(run.lengths):
-            text = f"the store kept {info.size} bytes where it was given {sum(run.lengths)} or more"
+        if not run.taken.done() or info.size != run.size:
+            text = f"the store kept {info.size} bytes where it was given {run.size} or more"
             raise StorageFailed(text, operation="put", subject=key)
         return StoredObject(key=key, size=info.size, sha256=run.digest.hexdigest(), frames=tuple(run.lengths))
 
@@ -95,14 +95,16 @@ class _Run:
     frames: _Lookahead
     limit: int
     lengths: list[int] = field(factory=list)
+    size: int = 0
     digest: hashlib._Hash = field(factory=hashlib.sha256)
     taken: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     async def take(self) -> AsyncGenerator[bytes]:
-        while self.frames.current is not None and sum(self.lengths) < self.limit:
+        while self.frames.current is not None and self.size < self.limit:
             frame = self.frames.current
             await in_thread(self.digest.update, frame)
             self.lengths.append(len(frame))
+            self.size += len(frame)
             yield frame
             await self.frames.advance()
         self.taken.set_result(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, NoBackup, Refused
 from resilience.model.facts import DestinationFacts
@@ -11,6 +12,18 @@ from resilience.model.plans import RestorePlan
 from resilience.model.show import as_bytes
 
 from .backup import refuse_blockers
+
+
+def newer(a: Manifest, b: Manifest) -> Manifest:
+    """Return the one that brings back the later state; `b` where nothing tells them apart.
+
+    On one branch of one history the position says so: the clocks of the hosts that take backups may disagree. Positions
+    of different histories or branches cannot be compared, there the clock has to do.
+    """
+    here, there = a.recovery_point.position, b.recovery_point.position
+    if (a.lineage, here.branch) == (b.lineage, there.branch) and here.offset != there.offset:
+        return a if here.offset > there.offset else b
+    return a if a.ended_at > b.ended_at else b
 
 
 def choose(
@@ -26,7 +39,7 @@ def choose(
                 f"there is no backup {backup}",
                 operation="restore",
                 subject=target,
-                hint=f"the newest is {manifests[-1].id}",
+                hint=f"the newest is {reduce(newer, manifests).id}",
             )
         manifests = named
     fitting = [manifest for manifest in manifests if manifest.system == system and manifest.kind in accepts]
@@ -38,7 +51,7 @@ def choose(
             subject=target,
             hint="restore into a destination for that kind",
         )
-    return fitting[-1]
+    return reduce(newer, fitting)
 
 
 def plan_restore(chain: Sequence[Manifest], facts: DestinationFacts) -> RestorePlan:

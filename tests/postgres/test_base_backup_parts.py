@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import crc32c
@@ -61,6 +61,27 @@ def server_manifest(files: Mapping[str, bytes] = FILES, **more: object) -> bytes
     return f'{signed}"Manifest-Checksum": "{hashlib.sha256(signed.encode()).hexdigest()}"}}\n'.encode()
 
 
+def as_servers_write(files: Mapping[str, bytes], *ranges: tuple[int, str, str]) -> bytes:
+    """Write a manifest laid out as real servers do: one file a line."""
+    document = json.loads(server_manifest(files))
+    del document["Manifest-Checksum"]
+    wal = [{"Timeline": timeline, "Start-LSN": start, "End-LSN": end} for timeline, start, end in ranges]
+    listed = ",\n".join(json.dumps(each) for each in document["Files"])
+    replayed = ",\n".join(json.dumps(each) for each in wal or document["WAL-Ranges"])
+    signed = '{ "PostgreSQL-Backup-Manifest-Version": 2,\n"System-Identifier": 7710750127438869212,\n'
+    signed += f'"Files": [\n{listed}\n],\n"WAL-Ranges": [\n{replayed}\n],\n'
+    return f'{signed}"Manifest-Checksum": "{hashlib.sha256(signed.encode()).hexdigest()}"}}\n'.encode()
+
+
+LAYOUTS = pytest.mark.parametrize("write", [server_manifest, as_servers_write], ids=["indented", "one a line"])
+SEGMENT = "pg_wal/000000010000000000000002"
+
+
+def with_wal(files: dict[str, tuple[int, int]], *names: str, size: int = 16 << 20) -> dict[str, tuple[int, int]]:
+    """Add segments of WAL that were seen, by default the one that the manifest's range needs."""
+    return files | dict.fromkeys(names or (SEGMENT,), (size, 0))
+
+
 def seen(files: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
     """Let files pass as a tar would bring them."""
     checksums = FileChecksums()
@@ -74,13 +95,16 @@ def seen(files: Mapping[str, bytes]) -> dict[str, tuple[int, int]]:
     return checksums.seen
 
 
-def test_files_that_are_what_the_server_says_are_accepted_and_wal_needs_no_saying() -> None:
-    manifest = ServerManifest.parse(server_manifest())
-    assert (manifest.version, manifest.wal[0].timeline, manifest.wal[0].end) == (1, 1, "0/2000120")
-    compare(manifest, seen(FILES))
-    compare(manifest, seen({**FILES, "pg_wal/000000010000000000000002": b"wal"}))
+@LAYOUTS
+def test_files_that_are_what_the_server_says_are_accepted(write: Callable[[Mapping[str, bytes]], bytes]) -> None:
+    manifest = ServerManifest.parse(write(FILES))
+    assert [file.name for file in manifest.files] == list(FILES)
+    assert (manifest.wal[0].timeline, manifest.wal[0].end) == (1, "0/2000120")
+    compare(manifest, with_wal(seen(FILES)))
+    compare(manifest, with_wal(seen({**FILES, "pg_wal/00000002.history": b"1", "pg_wal/archive_status/x": b""})))
 
 
+@LAYOUTS
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -94,15 +118,81 @@ def test_files_that_are_what_the_server_says_are_accepted_and_wal_needs_no_sayin
     ids=["changed", "longer", "missing", "too many", "odd name", "many"],
 )
 def test_every_difference_from_what_the_server_says_is_named(
-    changes: Mapping[str, bytes | None], sentence: str
+    changes: Mapping[str, bytes | None], sentence: str, write: Callable[[Mapping[str, bytes]], bytes]
 ) -> None:
     files = {name: data for name, data in {**FILES, **changes}.items() if data is not None}
     with pytest.raises(ChecksumMismatch, match=f"what arrived is not what the server's manifest says: .*{sentence}"):
-        compare(ServerManifest.parse(server_manifest()), seen(files))
+        compare(ServerManifest.parse(write(FILES)), with_wal(seen(files)))
 
 
-def test_every_changed_byte_of_the_servers_manifest_is_refused() -> None:
-    data = server_manifest()
+ONE = (1, "0/2000028", "0/2000120")
+LONG = (1, "0/FEFFFFFF", "1/1")
+OVER = [f"pg_wal/00000001{rest}" for rest in ("00000000000000FE", "00000000000000FF", "0000000100000000")]
+SWITCHED = ((2, "0/3000080", "0/4000000"), (1, "0/2000028", "0/3000080"))
+BEHIND = "pg_wal/000000010000000000000003", "pg_wal/000000020000000000000003"
+
+
+@pytest.mark.parametrize(
+    ("ranges", "names", "size"),
+    [
+        ([ONE], [SEGMENT], 16 << 20),
+        ([ONE], [SEGMENT, "pg_wal/000000010000000000000003"], 16 << 20),
+        ([ONE], ["pg_wal/000000010000000000000020"], 1 << 20),
+        ([ONE], ["pg_wal/000000010000000000000000"], 1 << 30),
+        ([(1, "0/2000028", "0/3000000")], [SEGMENT], 16 << 20),
+        ([LONG], OVER, 16 << 20),
+        (SWITCHED, [SEGMENT, *BEHIND], 16 << 20),
+        (SWITCHED, [SEGMENT, BEHIND[1]], 16 << 20),
+    ],
+    ids=["one", "more", "1 MiB", "1 GiB", "to the edge", "over 4 GiB", "two timelines", "the switch is on the new one"],
+)
+def test_wal_that_is_all_there_is_accepted(
+    ranges: Sequence[tuple[int, str, str]], names: Sequence[str], size: int
+) -> None:
+    compare(ServerManifest.parse(as_servers_write(FILES, *ranges)), with_wal(seen(FILES), *names, size=size))
+
+
+@pytest.mark.parametrize(
+    ("ranges", "segments", "sentence"),
+    [
+        ([ONE], {}, "pg_wal has no segments$"),
+        ([ONE], {SEGMENT: 0}, f"{SEGMENT} has 0 bytes, which is no whole segment$"),
+        ([ONE], {SEGMENT: 5 << 20}, f"{SEGMENT} has 5242880 bytes, which is no whole segment$"),
+        ([ONE], {SEGMENT: 8 << 20}, "pg_wal/000000010000000000000004 is missing$"),
+        ([ONE], {SEGMENT: 512 << 10}, f"{SEGMENT} has 524288 bytes, which is no whole segment$"),
+        ([ONE], {SEGMENT: 16 << 20, BEHIND[0]: 1 << 20}, f"{BEHIND[0]} has 1048576 bytes, which is no whole segment$"),
+        ([ONE], {BEHIND[0]: 16 << 20}, f"{SEGMENT} is missing$"),
+        ([ONE], {"pg_wal/000000020000000000000002": 16 << 20}, f"{SEGMENT} is missing$"),
+        ([(1, "0/2000028", "0/3000001")], {SEGMENT: 16 << 20}, f"{BEHIND[0]} is missing$"),
+        (SWITCHED, {SEGMENT: 16 << 20, BEHIND[0]: 16 << 20}, f"{BEHIND[1]} is missing$"),
+        (SWITCHED, {BEHIND[0]: 16 << 20, BEHIND[1]: 16 << 20}, f"{SEGMENT} is missing$"),
+    ],
+)
+def test_wal_that_a_restore_would_miss_is_named(
+    ranges: Sequence[tuple[int, str, str]], segments: Mapping[str, int], sentence: str
+) -> None:
+    found = seen(FILES) | {name: (size, 0) for name, size in segments.items()}
+    with pytest.raises(ChecksumMismatch, match=f"what arrived is not what the server's manifest says: {sentence}"):
+        compare(ServerManifest.parse(as_servers_write(FILES, *ranges)), found)
+
+
+def test_a_range_of_wal_that_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ManifestInvalid, match="cannot be read: 'nowhere' is no LSN"):
+        compare(ServerManifest.parse(as_servers_write(FILES, (1, "nowhere", "0/1"))), with_wal(seen(FILES)))
+
+
+def test_a_line_that_is_no_file_is_refused_although_the_checksum_is_right() -> None:
+    signed = as_servers_write(FILES).replace(b'"Size": 3', b'"Size": "three"').split(b'"Manifest-Checksum"')[0]
+    data = signed + b'"Manifest-Checksum": "%s"}\n' % hashlib.sha256(signed).hexdigest().encode()
+    with pytest.raises(ManifestInvalid, match="the server's backup manifest cannot be read"):
+        compare(ServerManifest.parse(data), with_wal(seen(FILES)))
+
+
+@LAYOUTS
+def test_every_changed_byte_of_the_servers_manifest_is_refused(
+    write: Callable[[Mapping[str, bytes]], bytes],
+) -> None:
+    data = write(FILES)
     for at in range(data.rindex(b'"Manifest-Checksum"')):
         with pytest.raises(ManifestInvalid, match="the server's backup manifest"):
             ServerManifest.parse(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])

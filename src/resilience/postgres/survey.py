@@ -11,6 +11,8 @@ from resilience.model.json import Json
 from .client import Dsn, sql
 
 OLDEST, NEWEST = 15, 18
+ANSWER_SECONDS = 60.0
+"""A survey's statements read a few catalogs; a server that takes longer does not answer."""
 
 SERVER = """
 select current_setting('server_version') as version,
@@ -26,6 +28,11 @@ select current_setting('server_version') as version,
        pg_is_in_recovery() as standby,
        (select rolreplication or rolsuper from pg_roles where rolname = current_user) as may_replicate,
        (select rolname from pg_roles where oid = 10) as bootstrap_role,
+       (select rolname from pg_roles where rolcanlogin
+        order by (oid = 10) desc, rolsuper desc, oid limit 1) as login_role,
+       case when pg_is_in_recovery() then
+         to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+       end as replayed_until,
        current_user::text as role
 """
 
@@ -43,7 +50,7 @@ order by datname
 
 async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
     """Survey a server for a physical backup; every obstacle becomes a finding."""
-    async with sql(dsn, operation="survey") as connection:
+    async with sql(dsn, operation="survey", seconds=ANSWER_SECONDS) as connection:
         (server,) = [dict(row) for row in await connection.fetch(SERVER)]
         databases: list[Json] = [dict(row) for row in await connection.fetch(DATABASES)]
     return TargetFacts(
@@ -51,7 +58,7 @@ async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
         system="postgresql",
         kind=kind,
         lineage=server["lineage"],
-        findings=tuple(_obstacles(server, dsn)),
+        findings=(*_obstacles(server, dsn), *_several(dsn)),
         details={
             "version": server["version"],
             "major": server["version_num"] // 10000,
@@ -60,6 +67,8 @@ async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
             "data_checksums": server["data_checksums"],
             "from_standby": server["standby"],
             "bootstrap_role": server["bootstrap_role"],
+            "login_role": server["login_role"],
+            "replayed_until": server["replayed_until"],
             "databases": databases,
         },
     )
@@ -72,6 +81,15 @@ def unsupported(version_num: int, version: str, dsn: Dsn) -> list[Finding]:
     text = f"PostgreSQL {version} is not supported, {OLDEST} to {NEWEST} are"
     hint = "use a release of resilience that knows this version"
     return [Finding(severity="blocker", subject=dsn.where, text=text, hint=hint)]
+
+
+def _several(dsn: Dsn) -> list[Finding]:
+    """Warn where each connection may reach another server."""
+    if len(dsn.addresses) < 2 or "target_session_attrs" in dsn.parameters:
+        return []
+    text = "the dsn names several hosts: the survey and the backup may reach different servers"
+    hint = "name one host, or set target_session_attrs"
+    return [Finding(severity="warning", subject=dsn.where, text=text, hint=hint)]
 
 
 def _obstacles(server: dict[str, Any], dsn: Dsn) -> list[Finding]:

@@ -26,7 +26,8 @@ from resilience import (
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDataDirectory, PostgresTarget
 from resilience.postgres.places import places_for
-from resilience.postgres.unpacking import RESTORING, Unpacking
+from resilience.postgres.mark import MARK, Mark
+from resilience.postgres.unpacking import Unpacking
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import cancellations
 from resilience.testing.postgres import TestServer, owned_folder, starts, unprivileged
@@ -88,8 +89,9 @@ async def test_pg_verifybackup_agrees_with_what_was_unpacked(
     archive, manifest = taken
     data = tmp_owned / "data"
     async with archive.open(manifest) as stored:
-        await Unpacking(places_for(manifest, data, tablespaces={}, owner=None)).unpack(stored)
-    (data / RESTORING).unlink()
+        places = places_for(manifest, data, tablespaces={}, owner=None)
+        await Unpacking(places, Mark(data, places.account)).unpack(stored)
+    (data / MARK).unlink()
     (data / "recovery.signal").unlink()
     said = TestServer(tmp_owned, bin_dir).run("pg_verifybackup", str(data), check=False)
     assert said.returncode == 0, said.stderr
@@ -252,11 +254,9 @@ async def test_a_restore_cancelled_anywhere_leaves_nothing_that_starts(
         data = tmp_owned / str(number)
         into = PostgresDataDirectory(data, bin_dir=bin_dir)
         completed = await attempt(restore(taken[0], "orders", into=into))
-        begun = (data / "global" / "pg_control").exists()
-        # PostgreSQL removes recovery.signal when it has reached the recovery point: from then on nothing is half done.
-        recovered = begun and not (data / "recovery.signal").exists()
-        assert recovered or not begun or not starts(data, bin_dir)
-        assert recovered or not completed
+        done = starts(data, bin_dir)
+        assert done or not completed
+        assert not (done and (data / MARK).exists())
         await into.discard()
         assert not data.exists() or list(data.iterdir()) == []
 

@@ -59,6 +59,7 @@ class BaseBackup:
     warnings: list[str] = field(factory=list)
     damaged: str = ""
     _wake: tuple[int, int] = field(factory=os.pipe)
+    _drained_at: datetime | None = None
     _poll: select.poll = field(factory=select.poll)
     _checksums: FileChecksums = field(factory=FileChecksums)
     _manifest: bytearray = field(factory=bytearray)
@@ -135,9 +136,9 @@ class BaseBackup:
         server_manifest.compare(ServerManifest.parse(bytes(self._manifest)), self._checksums.seen)
 
     def begin(self, member: Member) -> None:
-        """A file begins (TarVisitor); pg_control is the last one before the server ends the backup."""
+        """A file begins (TarVisitor); pg_control is the last one, so the backup ends after it was sent."""
         if self._checksums.prefix + member.name == LAST_FILE:
-            self.consistent_at = self.clock()
+            self.consistent_at = self._drained_at
         self._checksums.begin(member)
 
     def body(self, piece: bytes | memoryview) -> None:
@@ -214,5 +215,8 @@ class BaseBackup:
     def _wait(self, events: int = select.POLLIN) -> None:
         self._poll.register(self.connection.socket, events)
         self._poll.register(self._wake[0], select.POLLIN)
+        now = self.clock()
+        if not self._poll.poll(0):
+            self._drained_at = now  # we have read all that had been sent: what comes next was sent later
         if any(handle == self._wake[0] for handle, _ in self._poll.poll()):
             raise Interrupted("the backup was stopped", operation="backup", subject=self.dsn.where)

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import msgspec
 from attrs import define, evolve, field
 
-from resilience.concurrency import in_thread
+from resilience.concurrency import finish, in_thread
 from resilience.model.capture import Restored
-from resilience.model.errors import Interrupted, Refused, Unsupported
+from resilience.model.errors import Conflict, Interrupted, Refused, StorageFailed, Unsupported
 from resilience.model.facts import DestinationFacts
 from resilience.model.findings import Finding
-from resilience.model.json import from_json
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
 from resilience.primitives import StoredBackup
 
 from .isolation import READY_SECONDS, Isolation, LiveServer
+from .mark import MARK, Mark, unfinished
 from .places import Places, is_empty, places_for
 from .recovery import recover
 from .tools import Tools
-from .unpacking import RESTORING, Unpacking
+from .unpacking import Unpacking
+from .untar import PG_CONTROL
 
 PROGRAMS = ("postgres", "pg_controldata", "pg_ctl")
 
@@ -73,8 +74,9 @@ class PostgresDataDirectory:
         """Restore a base backup; see `RestoreDestination.apply`.
 
         Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,
-        Corrupt if the archive is damaged, Interrupted if the server cannot start. Cancelled or failed, no server runs;
-        `discard` removes what is here.
+        Corrupt if the archive is damaged, Interrupted if the server cannot start. Cancelled or failed, no server runs
+        and none can be started here, unless that was at the very end: then the restore is complete. `discard` removes
+        what is here.
         """
         (backup,) = chain
         manifest = backup.manifest
@@ -83,13 +85,16 @@ class PostgresDataDirectory:
         places = self._where(manifest)
         plan_restore([manifest], await in_thread(self._room, places, manifest))
         self._places = places
-        await Unpacking(places).unpack(backup)
-        self._restored = self._isolation(manifest, places)
-        restored = await recover(self._restored, manifest)
-        await in_thread((self.path / RESTORING).unlink)
+        mark = Mark(self.path, places.account)
+        try:
+            await Unpacking(places, mark).unpack(backup)
+            self._restored = self._isolation(manifest, places)
+            restored = await recover(self._restored, manifest)
+            await in_thread(mark.lift)
+        finally:
+            mark.release()
         if self.leave == "running":
-            # A server that outlives us must not write into our pipes: its first words go to a file.
-            await self._pg_ctl("start", "-l", str(self.path / "startup.log"))
+            await self._start()
         return restored
 
     @asynccontextmanager
@@ -102,20 +107,42 @@ class PostgresDataDirectory:
             yield LiveServer(dsn=server.dsn.uri())
 
     async def discard(self) -> None:
-        """Remove what a restore put here, finished or not. Raises Refused if no restore by us filled the folder."""
+        """Remove what a restore put here, finished by this object or interrupted.
+
+        Raises Refused if it is anything else, Conflict if a restore or a server by somebody else still runs here.
+        """
         folders = await in_thread(self._folders_to_discard)
         if self._restored is not None and (self.path / "postmaster.pid").exists():
             await self._pg_ctl("stop", "-m", "immediate")
-        for folder in folders:
-            await in_thread(_empty, folder)
+        try:
+            for folder in folders:
+                await in_thread(_empty, folder)
+        except OSError as error:
+            raise StorageFailed(
+                f"{error.strerror}: {error.filename}", operation="discard", subject=self.name, hint="discard it again"
+            ) from error
         self._restored = self._places = None
+
+    async def _start(self) -> None:
+        try:
+            # A server that outlives us must not write into our pipes: its first words go to a file.
+            await self._pg_ctl("start", "-l", str(self.path / "startup.log"))
+        except BaseException:
+            with suppress(Interrupted):
+                await finish(self._pg_ctl("stop", "-m", "fast"))
+            raise
 
     def _where(self, manifest: Manifest) -> Places:
         return places_for(manifest, self.path, tablespaces=self.tablespaces, owner=self.owner)
 
     def _room(self, places: Places, manifest: Manifest) -> DestinationFacts:
-        filled = places.filled()
-        needed, free = places.tightest(manifest)
+        try:
+            filled = places.filled()
+            needed, free = places.tightest(manifest)
+        except OSError as error:
+            raise Refused(
+                f"it cannot be looked at: {error.strerror}: {error.filename}", operation="restore", subject=self.name
+            ) from error
         return DestinationFacts(
             destination=str(filled[0]) if filled else self.name,
             system=self.system,
@@ -147,7 +174,7 @@ class PostgresDataDirectory:
             tools=Tools.at(self.bin_dir),
             data=self.path,
             account=places.account,
-            role=str(manifest.details.get("bootstrap_role") or "postgres"),
+            role=str(manifest.details.get("login_role") or manifest.details.get("bootstrap_role") or "postgres"),
             database=_database(manifest),
             preload=self.preload,
         )
@@ -160,14 +187,12 @@ class PostgresDataDirectory:
             await running.succeed(Interrupted)
 
     def _folders_to_discard(self) -> list[Path]:
-        mark = self.path / RESTORING
-        if mark.exists():
-            try:
-                return [Path(folder) for folder in from_json(mark.read_bytes(), list[str])]
-            except msgspec.MsgspecError:
-                return [self.path]
-        if self._places is not None:
-            return self._places.folders
+        if folders := unfinished(self.path):
+            if _runs(self.path):
+                raise Conflict("a server runs on it", operation="discard", subject=self.name, hint="stop it first")
+            return folders
+        if self._restored is not None and self._places is not None:
+            return [*self._places.locations.values(), self.path]
         if is_empty(self.path):
             return []
         raise Refused(
@@ -195,12 +220,23 @@ def _hint(folder: Path, data: Path) -> str:
     return f"map this tablespace to an empty folder: tablespaces={{{str(folder)!r}: …}}"
 
 
+def _runs(data: Path) -> bool:
+    """Tell whether the process that postmaster.pid names is alive."""
+    try:
+        os.kill(int((data / "postmaster.pid").read_text().split("\n", 1)[0]), 0)
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def _empty(folder: Path) -> None:
-    """Remove everything in a folder, pg_control first so that nothing half-removed can start."""
+    """Remove everything in a folder: pg_control first, so that nothing half-removed can start; the mark last."""
     with suppress(FileNotFoundError, NotADirectoryError):
-        (folder / "global" / "pg_control").unlink()
+        (folder / PG_CONTROL).unlink()
     with suppress(FileNotFoundError):
-        for entry in list(folder.iterdir()):
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == MARK):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:

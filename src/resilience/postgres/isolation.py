@@ -17,16 +17,16 @@ from pathlib import Path
 
 import asyncpg
 from attrs import frozen
-from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, stop_never, wait_fixed
 
 from resilience.concurrency import finish
-from resilience.model.errors import Interrupted, TimedOut, Unsupported
+from resilience.model.errors import Interrupted, ResilienceError, TimedOut, Unsupported
 
-from .client import Dsn
+from .client import Dsn, sql
 from .tools import Account, Running, Tools
 
 LOOK_AGAIN_SECONDS = 0.02
-STOP_SECONDS = 60.0
+STOP_SECONDS = 3600.0
 READY_SECONDS = 300.0
 
 ISOLATED: Mapping[str, str] = {
@@ -39,7 +39,6 @@ ISOLATED: Mapping[str, str] = {
     "restore_command": "",
     "archive_cleanup_command": "",
     "recovery_end_command": "",
-    # Of these only one may be set at any time, so the one that `recover` sets comes last.
     "recovery_target_name": "",
     "recovery_target_time": "",
     "recovery_target_xid": "",
@@ -64,7 +63,11 @@ ISOLATED: Mapping[str, str] = {
     "cluster_name": "resilience-isolated",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",
-    "external_pid_file": "",
+    "event_triggers": "off",
+    "unix_socket_group": "",
+    "unix_socket_permissions": "0700",
+    "max_replication_slots": "1000",
+    "max_active_replication_origins": "1000",
     "recovery_init_sync_method": "syncfs",
 }
 
@@ -76,6 +79,23 @@ _AT_LEAST = {
     "max_prepared_xacts setting": "max_prepared_transactions",
     "max_locks_per_xact setting": "max_locks_per_transaction",
 }
+
+# What these say changes what is on disk: without track_commit_timestamp the end of recovery removes all timestamps.
+_AS_IT_WAS = {
+    "track_commit_timestamp setting": "track_commit_timestamp",
+    "wal_log_hints setting": "wal_log_hints",
+}
+_SEGMENT = "Bytes per WAL segment"
+_SINCE = {"summarize_wal": 17, "event_triggers": 17, "max_active_replication_origins": 18}
+# What a role or a database sets outranks the server's command line, but not what the client asks for.
+_ASKED = "-c session_preload_libraries= -c statement_timeout=0 -c idle_session_timeout=0"
+_NOT_YET = (
+    ConnectionError,
+    FileNotFoundError,
+    TimeoutError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.ConnectionDoesNotExistError,
+)
 
 
 @frozen
@@ -109,8 +129,10 @@ class Isolation:
                 server = Server(running, self._dsn(folder))
                 try:
                     yield server
-                finally:
-                    await finish(server.shut_down())
+                except BaseException:
+                    await finish(running.stop(politely=signal.SIGINT, seconds=STOP_SECONDS))
+                    raise
+                await finish(server.shut_down())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -124,16 +146,31 @@ class Isolation:
         return folder
 
     def _dsn(self, folder: Path) -> Dsn:
-        return Dsn({"host": str(folder), "port": "5432", "user": self.role, "dbname": self.database})
+        # Everything is said, so that nothing in our environment says otherwise.
+        return Dsn(
+            {
+                "host": str(folder),
+                "port": "5432",
+                "user": self.role,
+                "dbname": self.database,
+                "sslmode": "disable",
+                "target_session_attrs": "any",
+                "options": _ASKED,
+            }
+        )
 
     async def _settings(self, folder: Path, settings: Mapping[str, str]) -> dict[str, str]:
         major = int((self.data / "PG_VERSION").read_text())
-        known = {name: value for name, value in ISOLATED.items() if name != "summarize_wal" or major >= 17}
+        # What was asked for comes last: of the recovery targets only one may be set at any time.
+        known = {
+            name: value for name, value in ISOLATED.items() if major >= _SINCE.get(name, 0) and name not in settings
+        }
         return {
             "config_file": str(folder / "empty.conf"),
             "hba_file": str(folder / "pg_hba.conf"),
             "ident_file": str(folder / "pg_ident.conf"),
             "unix_socket_directories": str(folder),
+            "external_pid_file": str(folder / "pid"),
             "shared_preload_libraries": ",".join(self.preload),
             "fsync": "on" if self.durable else "off",
             **known,
@@ -147,8 +184,10 @@ class Isolation:
         ) as running:
             printed = (await running.read_all()).decode()
             await running.succeed(Unsupported)
-        found = dict(line.split(":", 1) for line in printed.splitlines() if ":" in line)
-        return {setting: found[title].strip() for title, setting in _AT_LEAST.items() if title in found}
+        found = {name: value.strip() for name, _, value in (line.partition(":") for line in printed.splitlines())}
+        same = {setting: found[title] for title, setting in (_AT_LEAST | _AS_IT_WAS).items() if title in found}
+        segment = int(found[_SEGMENT]) >> 20
+        return {**same, "min_wal_size": f"{2 * segment}MB", "max_wal_size": f"{max(1024, 8 * segment)}MB"}
 
 
 @frozen
@@ -158,32 +197,42 @@ class Server:
     running: Running
     dsn: Dsn
 
-    async def ready(self, condition: str, *, seconds: float) -> None:
-        """Wait until a query answers true. Raises Interrupted with the server's words if it dies, TimedOut."""
+    async def ready(self, condition: str, *, seconds: float | None) -> None:
+        """Wait until a query answers true, at most `seconds`.
+
+        Raises Interrupted with the server's words if it dies or turns us away, TimedOut.
+        """
         looking = AsyncRetrying(
-            stop=stop_after_delay(seconds),
+            stop=stop_never if seconds is None else stop_after_delay(seconds),
             wait=wait_fixed(LOOK_AGAIN_SECONDS),
             retry=retry_if_result(lambda answered: not answered),
         )
         try:
             await looking(self._answers, condition)
         except RetryError as error:
-            text = f"the server was not ready after {seconds:.0f} s: {self.running.said}"
+            text = f"the server was not ready after {seconds or 0:.0f} s: {self.running.said}"
             raise TimedOut(text, operation="start", subject="postgres") from error
 
     async def shut_down(self) -> None:
-        """Stop the server the fast way: clients are disconnected, everything is written (19.5, SIGINT)."""
+        """Stop the server the fast way: clients are disconnected, everything is written (19.5, SIGINT).
+
+        Raises Interrupted if it does not end as a server does that has written everything.
+        """
         await self.running.stop(politely=signal.SIGINT, seconds=STOP_SECONDS)
+        if self.running.process.returncode != 0:
+            text = f"the server did not stop cleanly: {self.running.said}"
+            raise Interrupted(text, operation="stop", subject="postgres")
 
     async def _answers(self, condition: str) -> bool:
         if self.running.process.returncode is not None:
             await self.running.wait()
             raise Interrupted(f"the server stopped: {self.running.said}", operation="start", subject="postgres")
         try:
-            connection = await asyncpg.connect(self.dsn.uri(), timeout=5)
-        except (OSError, asyncpg.PostgresError, TimeoutError):
-            return False
-        try:
-            return bool(await connection.fetchval(condition))
-        finally:
-            await connection.close()
+            async with sql(self.dsn, operation="start") as connection:
+                return bool(await connection.fetchval(condition))
+        except ResilienceError as error:
+            if isinstance(error.__cause__, _NOT_YET) or self.running.process.returncode is not None:
+                return False
+            raise Interrupted(
+                f"the server does not answer: {error.what}", operation="start", subject="postgres"
+            ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 
 from attrs import frozen
@@ -13,6 +14,8 @@ from resilience.model.manifests import Manifest
 
 from .server_manifest import MAIN
 from .tools import Account
+
+_APART = "give the data directory and every tablespace a folder of its own"
 
 
 @frozen(kw_only=True)
@@ -58,7 +61,8 @@ class Places:
 def places_for(manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str | Path], owner: str | None) -> Places:
     """Decide where a backup goes. Raises Refused if a named tablespace is not in it or nobody may own the files."""
     recorded = recorded_tablespaces(manifest)
-    unknown = set(tablespaces) - set(recorded.values())
+    wanted = {str(location): path for location, path in tablespaces.items()}
+    unknown = set(wanted) - set(recorded.values())
     if unknown:
         known = ", ".join(sorted(recorded.values())) or "none"
         raise Refused(
@@ -67,7 +71,16 @@ def places_for(manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str 
             subject=manifest.target,
             hint=f"it has: {known}",
         )
-    locations = {oid: Path(tablespaces.get(location, location)) for oid, location in recorded.items()}
+    locations = {
+        # A tablespace inside the data directory is recorded relative to it.
+        oid: Path(wanted[location]).absolute() if location in wanted else data / location
+        for oid, location in recorded.items()
+    }
+    for one, other in combinations([data, *locations.values()], 2):
+        if one == other or (one in other.parents and other.parent != data / "pg_tblspc") or other in one.parents:
+            raise Refused(
+                f"{one} and {other} lie in one another", operation="restore", subject=manifest.target, hint=_APART
+            )
     return Places(data=data, locations=locations, account=account_for(data, owner))
 
 

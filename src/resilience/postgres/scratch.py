@@ -15,7 +15,7 @@ from attrs import define, field
 
 from resilience.concurrency import in_thread
 from resilience.model.capture import Restored
-from resilience.model.errors import Refused
+from resilience.model.errors import Refused, StorageFailed
 from resilience.model.facts import DestinationFacts
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
@@ -86,8 +86,12 @@ class PostgresScratch:
 
     async def discard(self) -> None:
         """Remove the folder and everything in it."""
-        if self._folder is not None:
-            await in_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        try:
+            if self._folder is not None and self._folder.exists():
+                await in_thread(shutil.rmtree, self._folder)
+        except OSError as error:
+            what = f"a copy of the data is still there: {error.strerror}: {error.filename}"
+            raise StorageFailed(what, operation="discard", subject=self.name, hint="remove it") from error
         self._folder = self._base = self._restored = None
 
     def _cluster(self, folder: Path) -> ScratchCluster:

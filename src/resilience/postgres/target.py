@@ -109,10 +109,17 @@ class BaseCapture:
             raise ManifestInvalid("the server did not say where the backup ends", operation="backup")
         return Captured(
             begins=backup.begins,
-            recovery_point=RecoveryPoint(position=backup.ends, time=backup.consistent_at),
+            recovery_point=RecoveryPoint(position=backup.ends, time=self._consistent_at()),
             details={**self.details, "tablespaces": dict(backup.tablespaces), "damaged": backup.damaged},
             findings=tuple(_findings(backup)),
         )
+
+    def _consistent_at(self) -> datetime | None:
+        """A time before which everything committed is in the backup; on a standby, in what it had replayed."""
+        if not self.details.get("from_standby"):
+            return self.backup.consistent_at
+        replayed = self.details.get("replayed_until")
+        return datetime.fromisoformat(replayed) if isinstance(replayed, str) else None
 
     async def _begin(self) -> Begin | None:
         item = await anext(self.items, None)

@@ -22,6 +22,7 @@ from resilience.model.errors import Refused, ResilienceError, Unavailable, Unsup
 
 KILL_AFTER_SECONDS = 10.0
 _STDERR_LINES = 20
+_LINE = 1 << 14
 _VERSION = re.compile(r"\) (\d+)")
 
 # Becomes another account and asks the kernel to interrupt the program when its parent dies, even by kill -9; see
@@ -221,5 +222,8 @@ class Running:
     async def _read_stderr(self) -> None:
         if self.process.stderr is None:
             return
-        async for line in self.process.stderr:
-            self._stderr.append(line.decode(errors="replace"))
+        rest = b""
+        while chunk := await self.process.stderr.read(1 << 16):
+            *lines, rest = (rest[-_LINE:] + chunk).split(b"\n")
+            self._stderr.extend(line.decode(errors="replace") for line in lines)
+        self._stderr.append(rest.decode(errors="replace"))

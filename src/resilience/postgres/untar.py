@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from attrs import define, field
@@ -35,7 +35,9 @@ class Untar:
     root: Path
     account: Account | None
     locations: Mapping[str, Path] = field(factory=dict)
+    leave_out: Collection[str] = ()
     pg_control: bytes = b""
+    mode: int = 0o600
     _file: int | None = field(default=None, init=False)
     _unsynced: int = field(default=0, init=False)
     _held: bytearray | None = field(default=None, init=False)
@@ -43,6 +45,8 @@ class Untar:
     def begin(self, member: Member) -> None:
         """Create the member."""
         path = self.root / _inside(member.name)
+        if member.name in self.leave_out:
+            return
         if member.kind == "directory":
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(member.mode)
@@ -50,11 +54,12 @@ class Untar:
         elif member.kind == "link":
             self._link(member, path)
         elif member.name == PG_CONTROL:
-            self._held = bytearray()
+            self._held, self.mode = bytearray(), member.mode
         else:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._file = os.open(path, flags, member.mode)
             self._unsynced = 0
+            os.fchmod(self._file, member.mode)  # our umask is not the server's
             self._own(self._file)
 
     def body(self, piece: bytes | memoryview) -> None:
@@ -108,36 +113,57 @@ def _inside(name: str) -> PurePosixPath:
     return path
 
 
-def sync_file_systems(paths: Iterable[Path]) -> None:
-    """Make everything on the file systems of `paths` durable; see syncfs(2). Raises OSError if writing failed."""
-    synced = set()
-    for path in paths:
-        device = path.stat().st_dev
-        if device not in synced:
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                if _libc.syncfs(handle) != 0:
-                    number = ctypes.get_errno()
-                    raise OSError(number, os.strerror(number), str(path))
-            finally:
-                os.close(handle)
-            synced.add(device)
+@define
+class FileSystems:
+    """The file systems of some folders, to be made durable at once; opened before anything is written.
+
+    syncfs(2) reports a write that failed to whoever had the file system open by then, and to nobody who came later.
+    """
+
+    _handles: dict[int, int] = field(factory=dict)
+
+    def open(self, folders: Iterable[Path]) -> None:
+        """Begin to watch."""
+        for folder in folders:
+            device = folder.stat().st_dev
+            if device not in self._handles:
+                self._handles[device] = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def sync(self) -> None:
+        """Make everything durable. Raises OSError if any write failed since `open`."""
+        for handle in self._handles.values():
+            if _libc.syncfs(handle) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number))
+
+    def close(self) -> None:
+        """Stop watching."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
 
 
-def write_durably(path: Path, data: bytes, account: Account | None) -> None:
-    """Create a file whole or not at all: written aside, synced, renamed, its folder synced."""
+def write_durably(path: Path, data: bytes, account: Account | None, *, mode: int = 0o600) -> None:
+    """Create or replace a file whole or not at all: written aside, synced, renamed, its folder synced."""
     aside = path.with_name(path.name + ".resilience")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
-        os.write(handle, data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fchmod(handle, mode)
         if account is not None and os.geteuid() == 0:
             os.fchown(handle, account.uid, account.gid)
         os.fsync(handle)
     finally:
         os.close(handle)
     aside.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)

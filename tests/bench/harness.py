@@ -19,7 +19,7 @@ from resilience.postgres.tools import Account
 
 SAMPLE_SECONDS = 0.1
 QUIET = 0.15
-BACKED = 6 << 30
+BACKED = 3 << 30
 _BLOCK = bytes(4 << 20)
 QUIET_WITHIN_SECONDS = 30.0
 _TICKS = os.sysconf("SC_CLK_TCK")

@@ -63,7 +63,7 @@ LEVELS = {
     None: "nothing is proven",
     Level.EXISTS: "every object is there",
     Level.CHECKSUMS: "every byte is what was stored",
-    Level.PARSES: "every file is what the server sent",
+    Level.PARSES: "every file is what the server listed, and its WAL is there",
     Level.STARTS: "a server starts on it and answers",
 }
 
@@ -91,7 +91,7 @@ async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
             backed_up = await backup(PostgresTarget("shop", dsn=server.dsn("backup")), archive, observer=bar)
         manifest = backed_up.manifest
 
-        print("\nVerifying: every byte read back, every file checked, a scratch server started on it:")
+        print("\nVerifying: every byte read back, files compared, a scratch server started on it:")
         scratch = PostgresScratch(bin_dir=bin_dir, within=folder)
         with ProgressBar() as bar:
             verdict = await verify(

@@ -1,4 +1,4 @@
-"""A backup while it is being written, and the trace that every attempt leaves."""
+"""A backup while it is being written, and the trace that it leaves, also if it fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Outcome = Literal["succeeded", "failed", "cancelled"]
 
 @frozen(kw_only=True)
 class RunStarted:
-    """The record of an attempt, written before anything else."""
+    """The record of an attempt, written before any byte is read."""
 
     id: str
     target: str

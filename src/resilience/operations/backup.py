@@ -29,9 +29,9 @@ async def backup(
     """Back up `target` into `archive` and return what was done, measured.
 
     The backup exists once this returns. If it raises or is cancelled, the server has left its backup mode, nothing is
-    listed, and what remains is a run record and objects that no manifest names; unless it was cancelled while it
-    published: then the backup may exist, and is whole. `observer` is told the bytes read so far and, where the target
-    knows it, their total.
+    listed, and what remains is a run record (none if the survey failed or was refused) and objects that no manifest
+    names; unless it was cancelled while it published: then the backup may exist, and is whole. `observer` is told the
+    bytes read so far and, where the target knows it, their total.
 
     Raises Refused (the target cannot be backed up as it is), Unavailable (target or store did not answer), Corrupt
     (what arrived is not what the target sent, or the target found damage), Unsupported (version or tool).

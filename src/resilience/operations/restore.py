@@ -25,9 +25,12 @@ async def restore(
 ) -> RestoreReport:
     """Restore the newest backup of `target` (or the one whose id is `backup`) into a destination.
 
+    The newest is the one that reaches furthest; the hosts' clocks decide only where positions cannot be compared.
+
     The destination must be empty and becomes startable last: if this raises or is cancelled, it cannot start, and
-    `into.discard()` removes what is there. The recovery point in the report was read back from the restored system.
-    `observer` is told the plain bytes restored so far and their total.
+    `into.discard()` removes what is there. The position in the report was read back from the restored system; the time
+    beside it too if the system knows one, or else it is the manifest's. `observer` is told the plain bytes restored so
+    far and their total.
 
     Raises Refused (NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched), Corrupt (the archive is damaged),
     Unavailable (store or destination failed), Unsupported (the destination's programs do not fit the backup).

@@ -6,6 +6,8 @@ import asyncio
 import shutil
 import socket
 import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import asyncpg
@@ -320,3 +322,23 @@ async def test_without_the_first_role_another_superuser_is_the_one_to_log_in(new
     server.psql("create role plain login; create role chief login superuser")
     server.psql("alter role postgres nologin")
     assert (await PostgresTarget("orders", dsn=server.dsn("backup")).survey()).details["login_role"] == "chief"
+
+
+async def test_a_standby_says_until_when_it_has_replayed(
+    new_server: NewServer, standby_of: Callable[[TestServer], TestServer]
+) -> None:
+    primary = new_server(17)
+    standby = standby_of(primary)
+    before = datetime.now(UTC)
+    primary.psql("create table t ()")
+    until = None
+    for _ in range(500):
+        details = (await PostgresTarget("orders", dsn=standby.dsn("backup")).survey()).details
+        until = details["replayed_until"]
+        if isinstance(until, str) and datetime.fromisoformat(until) >= before:
+            break
+        await asyncio.sleep(0.02)
+    assert isinstance(until, str)
+    assert until.endswith("Z")
+    assert before <= datetime.fromisoformat(until) <= datetime.now(UTC)
+    assert details["login_role"] == "postgres"

@@ -242,9 +242,9 @@ async def _connect(dsn: Dsn, seconds: float | None) -> asyncpg.Connection:
     """Connect with arguments rather than a URI: asyncpg reads hosts in a URI its own way, IPv6 for one."""
     given = dsn.parameters
     hosts: list[str] | None = [host for host, _ in dsn.addresses] or None
-    ports: list[int] | None = [port for _, port in dsn.addresses] or ([int(given["port"])] if "port" in given else None)
+    ports = [port for _, port in dsn.addresses] or [int(dsn._given("port") or 5432)]
     query = urlencode({k: v for k, v in given.items() if k in _SHARED or k == "passfile"}, quote_via=quote)
-    return await asyncpg.connect(
+    return await asyncpg.connect(  # type: ignore[misc]  # so many optional arguments are too many for mypy
         f"postgresql:///?{query}",
         host=hosts,
         port=ports,

@@ -25,8 +25,8 @@ from resilience import (
 )
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDataDirectory, PostgresTarget
-from resilience.postgres.places import places_for
 from resilience.postgres.mark import MARK, Mark
+from resilience.postgres.places import places_for
 from resilience.postgres.unpacking import Unpacking
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import cancellations

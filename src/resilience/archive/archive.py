@@ -29,7 +29,6 @@ from .writing import Writer
 
 OBJECT_SIZE = 64 << 20
 LARGEST_DYNAMIC_BLOCK = 31 << 20
-LARGE_MANIFEST = 64 << 10
 
 
 @define
@@ -143,8 +142,8 @@ def _frame_threads(workers: int) -> ThreadPoolExecutor:
 
 
 async def _unwrapped(data: bytes, key: str) -> Manifest:
-    # The manifest of a terabyte has megabytes; a small one is not worth a thread.
-    return _checked(unwrap(data, key) if len(data) < LARGE_MANIFEST else await in_thread(unwrap, data, key), key)
+    # The manifest of a terabyte has megabytes.
+    return _checked(await in_thread(unwrap, data, key), key)
 
 
 def _checked(manifest: Manifest, key: str) -> Manifest:

@@ -91,7 +91,7 @@ class Reader:
         return Examined(key=stored.key, bytes=size, problem=problem)
 
     async def _fetched(self, part: StoredPart) -> AsyncGenerator[_Frame]:
-        waiting = deque(_objects_of(part))
+        waiting = deque(await in_thread(list, _objects_of(part)))
         fetching: deque[asyncio.Task[None]] = deque()
         queues: deque[asyncio.Queue[_Frame | None]] = deque()
         try:

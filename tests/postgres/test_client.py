@@ -257,7 +257,9 @@ def _certificate(server: TestServer | None, folder: Path, name: str) -> Path:
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
     more = ["-addext", f"subjectAltName=DNS:{name}", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([*command, *more], check=True, capture_output=True)
-    for path in (certificate, key) if server is not None else ():
+    if server is None:
+        return certificate
+    for path in (certificate, key):
         copy = Path(shutil.copy(path, server.data))
         copy.chmod(0o600)
         if account := unprivileged():

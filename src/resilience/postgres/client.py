@@ -242,7 +242,7 @@ async def _connect(dsn: Dsn, seconds: float | None) -> asyncpg.Connection:
     """Connect with arguments rather than a URI: asyncpg reads hosts in a URI its own way, IPv6 for one."""
     given = dsn.parameters
     hosts: list[str] | None = [host for host, _ in dsn.addresses] or None
-    ports = [port for _, port in dsn.addresses] or [int(dsn._given("port") or 5432)]
+    ports = [port for _, port in dsn.addresses] or int(given.get("port", 0)) or None
     query = urlencode({k: v for k, v in given.items() if k in _SHARED or k == "passfile"}, quote_via=quote)
     return await asyncpg.connect(  # type: ignore[misc]  # so many optional arguments are too many for mypy
         f"postgresql:///?{query}",

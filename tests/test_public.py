@@ -31,7 +31,13 @@ def test_the_public_names_load_no_system() -> None:
 
 
 def test_the_systems_room_is_what_loads_the_system() -> None:
-    assert {"asyncpg", "psycopg"} <= loaded_after("import resilience.postgres")
+    assert {"asyncpg", "psycopg"} <= loaded_after("from resilience.postgres import PostgresTarget")
+
+
+def test_a_backup_does_not_wait_for_what_restores() -> None:
+    loaded = loaded_after("from resilience.postgres import PostgresTarget")
+    assert "resilience.postgres.target" in loaded
+    assert not {"resilience.postgres.directory", "resilience.postgres.dump"} & loaded
 
 
 @pytest.mark.parametrize("name", resilience.__all__)

@@ -8,8 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from resilience import Archive, backup, restore
-from resilience.postgres import PostgresDataDirectory, PostgresTarget
+from resilience import Archive, backup, postgres, restore
 from resilience.stores import LocalStore
 
 LOOK_SECONDS = 0.002
@@ -27,9 +26,9 @@ async def run(verb: str, root: str, name: str, where: str, bin_dir: str) -> None
     """Do one thing; `where` is the server's dsn for a backup and the data directory for a restore."""
     archive = Archive(LocalStore(root))
     if verb == "backup":
-        await backup(PostgresTarget(name, dsn=where), archive)
+        await backup(postgres.PostgresTarget(name, dsn=where), archive)
     else:
-        await restore(archive, name, into=PostgresDataDirectory(where, bin_dir=bin_dir, leave="running"))
+        await restore(archive, name, into=postgres.PostgresDataDirectory(where, bin_dir=bin_dir, leave="running"))
 
 
 async def main(report: str, *arguments: str) -> None:

@@ -1,12 +1,18 @@
-"""PostgreSQL 15 to 18."""
+"""PostgreSQL 15 to 18. The names are loaded when first used (PEP 562): a backup does not wait for what restores."""
 
-from .directory import PostgresDataDirectory
-from .dump import PostgresDumpTarget
-from .dump_validator import PostgresDumpValidator
-from .scratch import PostgresScratch
-from .server import PostgresServer
-from .target import PostgresTarget
-from .validator import PostgresBackupValidator
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .directory import PostgresDataDirectory
+    from .dump import PostgresDumpTarget
+    from .dump_validator import PostgresDumpValidator
+    from .scratch import PostgresScratch
+    from .server import PostgresServer
+    from .target import PostgresTarget
+    from .validator import PostgresBackupValidator
 
 __all__ = [
     "PostgresBackupValidator",
@@ -17,3 +23,26 @@ __all__ = [
     "PostgresServer",
     "PostgresTarget",
 ]
+
+_HOMES = {
+    "PostgresBackupValidator": "validator",
+    "PostgresDataDirectory": "directory",
+    "PostgresDumpTarget": "dump",
+    "PostgresDumpValidator": "dump_validator",
+    "PostgresScratch": "scratch",
+    "PostgresServer": "server",
+    "PostgresTarget": "target",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its file."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """List what can be loaded."""
+    return sorted(__all__)

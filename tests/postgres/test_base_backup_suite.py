@@ -34,10 +34,9 @@ class TestPostgresDirectory(RoundTripSuite[LiveServer]):
     apply_step = 97
 
     @pytest.fixture
-    def target(self, postgres16: TestServer) -> BackupTarget:
-        postgres16.psql(
-            "create table if not exists suite as select i, repeat(i::text, 9) from generate_series(1, 999) i"
-        )
+    def target(self, postgres16: TestServer, request: pytest.FixtureRequest) -> BackupTarget:
+        postgres16.psql("create table suite as select i, repeat(i::text, 9) from generate_series(1, 999) i")
+        request.addfinalizer(lambda: postgres16.psql("drop table suite"))
         return PostgresTarget("orders", dsn=postgres16.dsn("backup"))
 
     @pytest.fixture

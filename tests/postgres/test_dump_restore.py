@@ -121,22 +121,18 @@ async def test_a_dump_comes_back_into_a_newer_server(
     assert newer == look_at_shop(emptied)
 
 
-async def test_a_whole_cluster_comes_back(postgres15: TestServer, postgres16: TestServer) -> None:
-    make_shop(postgres15)
-    ask(postgres15, "create table kept as select 1 as id")
+async def test_a_whole_cluster_comes_back(new_server: NewServer) -> None:
+    source, emptied = new_server(15), new_server(16)
+    make_shop(source)
+    ask(source, "create table kept as select 1 as id")
     archive = Archive(MemoryStore())
-    try:
-        await backup(PostgresDumpTarget("all", dsn=postgres15.dsn(), bin_dir=postgres15.bin_dir), archive)
-        report = await restore(archive, "all", into=into(postgres16))
-        assert look_at_shop(postgres16) == look_at_shop(postgres15)
-        assert ask(postgres16, "select id from kept") == "1"
-        said = " ".join(map(str, report.findings))
-        assert 'database "postgres" is there and empty' in said
-        assert "roles that are there are left as they are: backup" in said
-    finally:
-        for server in (postgres15, postgres16):
-            drop_shop(server)
-            ask(server, "drop table if exists kept")
+    await backup(PostgresDumpTarget("all", dsn=source.dsn(), bin_dir=source.bin_dir), archive)
+    report = await restore(archive, "all", into=into(emptied))
+    assert look_at_shop(emptied) == look_at_shop(source)
+    assert ask(emptied, "select id from kept") == "1"
+    said = " ".join(map(str, report.findings))
+    assert 'database "postgres" is there and empty' in said
+    assert "roles that are there are left as they are: backup" in said
 
 
 async def test_a_whole_cluster_is_replaced_even_the_database_one_connects_to(new_server: NewServer) -> None:

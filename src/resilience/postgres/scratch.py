@@ -112,8 +112,8 @@ class PostgresScratch:
         if self.owner is not None or os.geteuid() != 0:
             return self.owner
         owner = Path(self._within).stat().st_uid
-        known = [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == owner != 0]
-        return next((name for name in (*known, *_USUAL_ACCOUNTS) if _exists(name)), None)
+        wanted = [Account.numbered(owner).name] if owner else []
+        return next((name for name in (*wanted, *_USUAL_ACCOUNTS) if _exists(name)), None)
 
     def _make_folder(self) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=self._within))

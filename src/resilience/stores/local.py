@@ -129,7 +129,10 @@ class LocalStore:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise AlreadyExists(f"an object stands where the folder {folder} is wanted") from error
-        for changed in {*inside, self.root.parent, *(made.parent for made in missing)} - self._durable:
+        if self.root not in self._durable:
+            with suppress(PermissionError):  # a folder that we may pass but not read, and so have not changed
+                sync_folder(self.root.parent)
+        for changed in {*inside, *(made.parent for made in missing)} - self._durable:
             sync_folder(changed)
         self._durable.update(inside)
 

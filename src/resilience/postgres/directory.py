@@ -112,7 +112,7 @@ class PostgresDataDirectory:
         Raises Refused if it is anything else, Conflict if a restore or a server by somebody else still runs here.
         """
         folders = await in_thread(self._folders_to_discard)
-        if self._restored is not None and (self.path / "postmaster.pid").exists():
+        if self._restored is not None and await in_thread(_runs, self.path):
             await self._pg_ctl("stop", "-m", "immediate")
         try:
             for folder in folders:

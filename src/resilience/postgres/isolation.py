@@ -60,6 +60,7 @@ ISOLATED: Mapping[str, str] = {
     "logging_collector": "off",
     "log_destination": "stderr",
     "log_min_messages": "warning",
+    "lc_messages": "C",  # `recover` knows one of them by its words
     "cluster_name": "resilience-isolated",
     "default_transaction_read_only": "off",
     "statement_timeout": "0",

@@ -29,7 +29,7 @@ class Untar:
     """Writes one tar's members below `root` (a `TarVisitor`); refuses members that point anywhere else.
 
     `locations` says where the link of each tablespace (by oid) has to point. Everything belongs to `account` when we
-    are root. What is written is durable only after `sync_file_systems`.
+    are root. What is written is durable only after `FileSystems.sync`.
     """
 
     root: Path

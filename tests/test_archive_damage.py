@@ -151,13 +151,13 @@ async def test_an_object_whose_index_contradicts_its_bytes_is_refused(number: in
 
 def test_every_changed_or_missing_byte_of_a_manifest_is_refused() -> None:
     data = wrap(MANIFEST)
-    assert unwrap(data, "some/key") == MANIFEST
+    assert unwrap(data, "some/key", Manifest) == MANIFEST
     for at in range(len(data)):
         for changed_byte in {data[at] ^ 1, data[at] ^ 0x20, data[at] ^ 0x80, 0x20, 0x22, 0x30, 0x39, 0} - {data[at]}:
             with pytest.raises((ManifestInvalid, Unsupported), match="read manifest some/key"):
-                unwrap(data[:at] + bytes([changed_byte]) + data[at + 1 :], "some/key")
+                unwrap(data[:at] + bytes([changed_byte]) + data[at + 1 :], "some/key", Manifest)
         with pytest.raises(ManifestInvalid, match="read manifest some/key"):
-            unwrap(data[:at], "some/key")
+            unwrap(data[:at], "some/key", Manifest)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_every_changed_or_missing_byte_of_a_manifest_is_refused() -> None:
 )
 def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(ManifestInvalid, match="read manifest some/key: it cannot be read"):
-        unwrap(data, "some/key")
+        unwrap(data, "some/key", Manifest)
 
 
 def sealed(format: int, body: bytes) -> bytes:  # as in the format
@@ -181,27 +181,27 @@ def test_a_newer_format_is_refused_with_what_to_do_whatever_else_is_in_it(number
     )
     for body in (b"{}", b'"something else entirely"', b'{"format":%d,"parts":{}}' % number):
         with pytest.raises(Unsupported) as refused:
-            unwrap(sealed(number, body), "some/key")
+            unwrap(sealed(number, body), "some/key", Manifest)
         assert str(refused.value) == sentence
 
 
 def test_an_envelope_around_another_format_or_no_manifest_is_refused() -> None:
     body = json.loads(wrap(MANIFEST))["manifest"]
     with pytest.raises(ManifestInvalid, match="its format numbers disagree"):
-        unwrap(sealed(1, msgspec.json.encode({**body, "format": 2})), "some/key")
+        unwrap(sealed(1, msgspec.json.encode({**body, "format": 2})), "some/key", Manifest)
     with pytest.raises(ManifestInvalid, match="its format numbers disagree"):
-        unwrap(sealed(0, msgspec.json.encode({**body, "format": 0})), "some/key")
+        unwrap(sealed(0, msgspec.json.encode({**body, "format": 0})), "some/key", Manifest)
     for lacking in ("id", "parts", "begins", "recovery_point", "lineage"):
         less = {name: value for name, value in body.items() if name != lacking}
         with pytest.raises(ManifestInvalid, match=f"it cannot be read: .*{lacking}"):
-            unwrap(sealed(1, msgspec.json.encode(less)), "some/key")
+            unwrap(sealed(1, msgspec.json.encode(less)), "some/key", Manifest)
     with pytest.raises(ManifestInvalid, match="it cannot be read"):
-        unwrap(sealed(1, msgspec.json.encode({**body, "sealing": {"kind": "unknown"}})), "some/key")
+        unwrap(sealed(1, msgspec.json.encode({**body, "sealing": {"kind": "unknown"}})), "some/key", Manifest)
 
 
 def test_fields_that_a_later_version_of_this_format_adds_are_passed_over() -> None:
     body = json.loads(wrap(MANIFEST))["manifest"]
-    assert unwrap(sealed(1, msgspec.json.encode({**body, "added": [1, 2]})), "some/key") == MANIFEST
+    assert unwrap(sealed(1, msgspec.json.encode({**body, "added": [1, 2]})), "some/key", Manifest) == MANIFEST
 
 
 async def test_a_manifest_under_another_name_is_refused() -> None:

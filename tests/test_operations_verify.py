@@ -15,7 +15,7 @@ from resilience.model.events import Event
 from resilience.model.findings import Finding, Level, Verdict
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
-from resilience.primitives import StoredBackup
+from resilience.primitives import Log, Reached, StoredBackup
 from resilience.testing.cancellation import cancellations, nothing_left_running
 from resilience.testing.faults import WatchedStore, changed, flipped, gone, truncated
 from resilience.testing.memory import MemoryDestination, MemoryServer, MemoryTarget
@@ -129,9 +129,16 @@ async def test_a_scratch_server_that_does_not_come_to_life_fails_the_verdict_and
 
 async def test_what_the_scratch_restore_noticed_stands_in_the_verdict() -> None:
     class Noticing(MemoryDestination):
-        async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+        async def apply(
+            self,
+            plan: RestorePlan,
+            *,
+            chain: Sequence[StoredBackup],
+            log: Log | None = None,
+            reached: Reached | None = None,
+        ) -> Restored:
             finding = Finding(severity="warning", subject="scratch", text="collations differ")
-            return evolve(await super().apply(plan, chain=chain), findings=(finding,))
+            return evolve(await super().apply(plan, chain=chain, log=log, reached=reached), findings=(finding,))
 
     archive = small_archive()
     verdict = await verify(archive, await backed_up(archive), scratch=Noticing())

@@ -6,7 +6,7 @@ which every implementation has to pass. `Opened[T]` is something to be used in `
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar
@@ -16,9 +16,11 @@ from attrs import field, frozen
 from .model.capture import Captured, Part, Restored
 from .model.facts import DestinationFacts, TargetFacts
 from .model.findings import Examined, Level, Verdict
+from .model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from .model.manifests import Manifest, StoredPart
 from .model.moments import aware
 from .model.plans import BackupPlan, RestorePlan
+from .model.positions import RecoveryPoint
 
 T_co = TypeVar("T_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -39,10 +41,11 @@ class BackupTarget(Named, Protocol):
 
     - `survey` writes nothing. What stands in the way of a backup is a finding with severity blocker.
     - Leaving `capture` early, also by cancellation, aborts it and ends the server's backup mode.
+    - With a `parent` only what has changed since then is captured. Raises NotIncremental if that cannot be told.
     """
 
     async def survey(self) -> TargetFacts: ...
-    def capture(self, plan: BackupPlan) -> Opened[Capture]: ...
+    def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> Opened[Capture]: ...
 
 
 class Capture(Protocol):
@@ -64,33 +67,77 @@ class RestoreDestination(Named, Protocol[T_co]):
 
     - `survey` writes nothing, and says whether the destination is empty and large enough for the chain.
     - `apply` refuses a destination that is not empty. It makes the destination startable last, so that an interrupted
-      restore cannot start, and returns the recovery point read back from the restored system.
+      restore cannot start, and returns the recovery point read back from the restored system. It replays what the plan
+      says of `log` (None where the plan replays nothing) and tells `reached` how far it has come.
     - `live` is an isolated running server that never acts as the production it was taken from; stopped on leaving.
     - `discard` removes what `apply` left behind; it may be repeated.
-    - `accepts` are the kinds of backup it can bring back to life.
+    - `accepts` are the kinds of backup it can bring back to life, `replays` those after which it can replay a log.
     """
 
     @property
     def accepts(self) -> tuple[str, ...]: ...
+    @property
+    def replays(self) -> tuple[str, ...]: ...
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts: ...
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored: ...
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored: ...
     def live(self) -> Opened[T_co]: ...
     async def discard(self) -> None: ...
 
 
+Reached: TypeAlias = Callable[[RecoveryPoint], None]
+"""Told during a replay how far it has come; returns at once."""
+
+
 class Archiver(Protocol):
-    """Keeps backups.
+    """Keeps backups, and the logs that continue them.
 
     - A backup exists if and only if its manifest does. `manifests` yields them oldest first.
     - `draft` publishes nothing unless `publish` is called, which is last and create-only. Leaving it early, also by
       cancellation, leaves objects that no manifest names and a run record that says what happened.
     - `retire` removes the manifest first, then the objects; it may be repeated.
+    - `log` is the log of one lineage of a target, empty or not; `lineages` are those that have one.
     """
 
     def manifests(self, target: str) -> AsyncIterator[Manifest]: ...
     def draft(self, plan: BackupPlan) -> Opened[Draft]: ...
     def open(self, manifest: Manifest) -> Opened[StoredBackup]: ...
     async def retire(self, manifest: Manifest) -> None: ...
+    def log(self, target: str, *, system: str, lineage: str) -> Opened[Log]: ...
+    async def lineages(self, target: str) -> tuple[str, ...]: ...
+
+
+class Log(Protocol):
+    """The log of one lineage, append-only: whole segments, and slices of the segment that is still being written.
+
+    - A branch is recorded before its first entry. `record` and `append` may be repeated; the same place with other
+      content raises LineageBroken and changes nothing. `append` returns whether the entry is new; once it returns, the
+      entry is durable. `data` are the entry's bytes, in order.
+    - `keep` stores a small file beside the log under a name of the system's own; it never moves a watermark.
+    - `watermark` is found without listing the log. Recording one says that everything up to it is durable: whoever
+      appends out of order records only what has no hole. A gap that is recorded lets a later watermark begin behind it.
+    - `entries` yields what covers a stretch of a branch, oldest first: every whole segment, and where there is none
+      the longest slices. They may reach over its ends and may leave holes.
+    - `read` yields no byte that is not verified; raises ObjectMissing and ChecksumMismatch. `describe` reads an entry's
+      head and returns it with its times and positions as the system writes them.
+    """
+
+    @property
+    def lineage(self) -> str: ...
+    async def record(self, record: Branch | Watermark | Gap) -> None: ...
+    async def append(self, entry: LogEntry, data: Sequence[bytes | memoryview]) -> bool: ...
+    async def keep(self, name: str, data: bytes) -> None: ...
+    async def survey(self) -> LogFacts: ...
+    async def watermark(self, branch: str) -> Watermark | None: ...
+    def entries(self, branch: str, *, begins: int = 0, ends: int | None = None) -> AsyncIterator[LogEntry]: ...
+    async def read(self, entry: LogEntry) -> Sequence[bytes]: ...
+    async def describe(self, entry: LogEntry) -> LogEntry: ...
 
 
 class Draft(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 
 from attrs import define, field
 from attrs.validators import ge
@@ -24,6 +25,7 @@ from resilience.streams.frames import FRAME_SIZE, Compressor
 from . import layout
 from .draft import Draft
 from .envelope import unwrap
+from .log import ArchiveLog
 from .reading import Reader, whole
 from .writing import Writer
 
@@ -78,7 +80,7 @@ class Archive:
     async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
         """Begin a backup; see `Archiver.draft`. The run record is begun here and ended on leaving."""
         prefix = layout.backup(plan.system, plan.target, plan.kind, plan.id)
-        await self._register(plan)
+        await self._register(plan.target, plan.system)
         with _frame_threads(self.workers) as pool:
             writer = Writer(
                 store=self.store,
@@ -106,18 +108,43 @@ class Archive:
             async for info in infos:
                 await self.store.delete(info.key)
 
-    async def _register(self, plan: BackupPlan) -> None:
-        key = layout.registration(plan.target)
+    @asynccontextmanager
+    async def log(self, target: str, *, system: str, lineage: str) -> AsyncIterator[ArchiveLog]:
+        """Open the log of one lineage of a target, to read it or to go on writing it; nothing is fetched yet."""
+        with _frame_threads(self.workers) as pool:
+            yield ArchiveLog(
+                store=self.store,
+                target=target,
+                system=system,
+                lineage=lineage,
+                pool=pool,
+                compressor=Compressor(self.compression),
+                frame_size=self.frame_size,
+                clock=self.clock,
+                register=partial(self._register, target, system),
+            )
+
+    async def lineages(self, target: str) -> tuple[str, ...]:
+        """Return the lineages that a target has a log of, in alphabetical order."""
+        system = await self._system_of(target)
+        if system is None:
+            return ()
+        prefix = layout.histories(system, target)
+        keys = [info.key async for info in self.store.list(prefix)]
+        return tuple(sorted({key.removeprefix(prefix).partition("/")[0] for key in keys}))
+
+    async def _register(self, target: str, system: str) -> None:
+        key = layout.registration(target)
         if await self.store.stat(key) is None:
             # Another backup may register it this very moment; whose it is, is looked at below.
             with suppress(AlreadyExists):
-                await self.store.put(key, [to_json({"system": plan.system})])
-        system = await self._system_of(plan.target)
-        if system != plan.system:
+                await self.store.put(key, [to_json({"system": system})])
+        registered = await self._system_of(target)
+        if registered != system:
             raise Refused(
-                f"the name belongs to a {system} target in this archive",
+                f"the name belongs to a {registered} target in this archive",
                 operation="backup",
-                subject=plan.target,
+                subject=target,
                 hint="give this target another name",
             )
 
@@ -143,7 +170,7 @@ def _frame_threads(workers: int) -> ThreadPoolExecutor:
 
 async def _unwrapped(data: bytes, key: str) -> Manifest:
     # The manifest of a terabyte has megabytes.
-    return _checked(await in_thread(unwrap, data, key), key)
+    return _checked(await in_thread(unwrap, data, key, Manifest), key)
 
 
 def _checked(manifest: Manifest, key: str) -> Manifest:

@@ -1,8 +1,9 @@
-"""Manifests as bytes: a format number, the manifest, and the digest of exactly its bytes. Pure."""
+"""Manifests and records as bytes: a format number, the value, and the digest of exactly its bytes. Pure."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import TypeVar
 
 import msgspec
 
@@ -10,42 +11,41 @@ from resilience.model.errors import ManifestInvalid, Unsupported
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import FORMAT, Manifest
 
-
-class _Envelope(msgspec.Struct):
-    format: int
-    sha256: str
-    manifest: msgspec.Raw
+T = TypeVar("T")
 
 
-class _Format(msgspec.Struct):
-    format: int
+def wrap(value: object) -> bytes:
+    """Return the bytes to store for a manifest, or for a record of a log; the value stands under its class's name."""
+    body = to_json(value)
+    written = {"format": FORMAT, "sha256": hashlib.sha256(body).hexdigest(), _name(type(value)): msgspec.Raw(body)}
+    return msgspec.json.encode(written)
 
 
-def wrap(manifest: Manifest) -> bytes:
-    """Return the bytes to store for a manifest."""
-    body = to_json(manifest)
-    return msgspec.json.encode(
-        _Envelope(format=manifest.format, sha256=hashlib.sha256(body).hexdigest(), manifest=msgspec.Raw(body))
-    )
-
-
-def unwrap(data: bytes, key: str) -> Manifest:
-    """Return the manifest in `data`. Raises ManifestInvalid if it is damaged, Unsupported if its format is newer."""
+def unwrap(data: bytes, key: str, kind: type[T]) -> T:
+    """Return the value in `data`. Raises ManifestInvalid if it is damaged, Unsupported if its format is newer."""
+    reading = f"read {_name(kind)}"
     try:
-        written = msgspec.json.decode(data, type=_Format).format
-        if written > FORMAT:
+        written = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        number = msgspec.json.decode(written["format"], type=int)
+        if number > FORMAT:
             raise Unsupported(
-                f"it is written in archive format {written}, this version reads up to {FORMAT}",
-                operation="read manifest",
+                f"it is written in archive format {number}, this version reads up to {FORMAT}",
+                operation=reading,
                 subject=key,
                 hint="install a newer resilience",
             )
-        envelope = msgspec.json.decode(data, type=_Envelope)
-        if hashlib.sha256(envelope.manifest).hexdigest() != envelope.sha256:
-            raise ManifestInvalid("its digest does not match its content", operation="read manifest", subject=key)
-        manifest = from_json(bytes(envelope.manifest), Manifest)
+        body, digest = written[_name(kind)], msgspec.json.decode(written["sha256"], type=str)
+        if hashlib.sha256(body).hexdigest() != digest:
+            raise ManifestInvalid("its digest does not match its content", operation=reading, subject=key)
+        value = from_json(bytes(body), kind)
+    except KeyError as error:
+        raise ManifestInvalid(f"it cannot be read: it has no {error}", operation=reading, subject=key) from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ManifestInvalid(f"it cannot be read: {error}", operation="read manifest", subject=key) from error
-    if manifest.format != written or written < 1:
-        raise ManifestInvalid("its format numbers disagree", operation="read manifest", subject=key)
-    return manifest
+        raise ManifestInvalid(f"it cannot be read: {error}", operation=reading, subject=key) from error
+    if number < 1 or (isinstance(value, Manifest) and value.format != number):
+        raise ManifestInvalid("its format numbers disagree", operation=reading, subject=key)
+    return value
+
+
+def _name(kind: type) -> str:
+    return kind.__name__.lower()

@@ -68,7 +68,7 @@ class Reader:
         if data is None:
             return Examined(key=key, bytes=0, problem="the manifest is not in the store, so the backup does not exist")
         try:
-            found = await in_thread(unwrap, data, key)
+            found = await in_thread(unwrap, data, key, Manifest)
             problem = "" if found == self.manifest else "it is not the manifest that was asked about"
         except (Corrupt, Unsupported) as error:
             problem = error.what

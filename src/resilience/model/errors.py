@@ -52,6 +52,18 @@ class NoBackup(Refused):
     """The archive holds no backup that answers the request."""
 
 
+class NotRecoverable(Refused):
+    """The archive cannot bring back what was asked for: it lies before, beyond or between what there is."""
+
+
+class WouldLeaveGap(Refused):
+    """Archiving from here on would leave a stretch of the log missing for ever."""
+
+
+class NotIncremental(Refused):
+    """There is nothing that an incremental backup could build on; a full one is needed."""
+
+
 class DiskTooSmall(Refused):
     """There is less free space than the restore needs."""
 
@@ -88,6 +100,10 @@ class ObjectMissing(Corrupt):
     """An object that a manifest names is not in the store."""
 
 
+class LogGap(Corrupt):
+    """A stretch of the log is missing although later ones are there."""
+
+
 class ManifestInvalid(Corrupt):
     """A manifest cannot be read or contradicts itself."""
 
@@ -96,6 +112,10 @@ class Conflict(ResilienceError):
     """Someone else acts on the same thing."""
 
     exit_status: ClassVar[int] = 13
+
+
+class LineageBroken(Conflict):
+    """Two histories that differ claim the same place in the log: another server writes under this name."""
 
 
 class AlreadyExists(Conflict):

@@ -13,12 +13,18 @@ from .show import Shown
 
 @frozen(kw_only=True)
 class TargetFacts(Shown):
-    """A backup target as it is now: which history it belongs to, how large it is, what stands in the way."""
+    """A backup target as it is now: which history it belongs to, how large it is, what stands in the way.
+
+    `branch` is the branch of that history it is on. `only_full` says why it cannot give an incremental backup; empty
+    where it can.
+    """
 
     target: str
     system: str
     kind: str
     lineage: str
+    branch: str = ""
+    only_full: str = "it knows no incremental backups"
     size: int | None = None
     findings: tuple[Finding, ...] = ()
     details: Mapping[str, Json] = field(factory=dict)

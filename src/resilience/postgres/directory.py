@@ -19,7 +19,7 @@ from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
-from resilience.primitives import StoredBackup
+from resilience.primitives import Log, Reached, StoredBackup
 
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
@@ -49,6 +49,7 @@ class PostgresDataDirectory:
 
     system: ClassVar[str] = "postgresql"
     accepts: ClassVar[tuple[str, ...]] = ("base",)
+    replays: ClassVar[tuple[str, ...]] = ("base",)
 
     path: Path = field(converter=_absolute)
     bin_dir: str | Path | None = field(default=None, kw_only=True)
@@ -70,7 +71,14 @@ class PostgresDataDirectory:
         room = await in_thread(self._room, self._where(manifest), manifest)
         return evolve(room, findings=(*room.findings, *await self._misfits(manifest)))
 
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored:
         """Restore a base backup; see `RestoreDestination.apply`.
 
         Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,

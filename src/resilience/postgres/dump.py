@@ -16,13 +16,14 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import in_background
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import Corrupt, Refused, ResilienceError, Unavailable, Unsupported
+from resilience.model.errors import Corrupt, NotIncremental, Refused, ResilienceError, Unavailable, Unsupported
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding, Severity
 from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
+from resilience.primitives import StoredBackup
 from resilience.streams.frames import FRAME_SIZE
 
 from . import staging, survey
@@ -134,8 +135,10 @@ class PostgresDumpTarget:
         )
 
     @asynccontextmanager
-    async def capture(self, plan: BackupPlan) -> AsyncIterator[DumpCapture]:
+    async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[DumpCapture]:
         """Begin a logical backup; a program that still runs on leaving, however, is ended and waited for."""
+        if parent is not None:
+            raise NotIncremental("a dump is always complete", operation="backup", subject=self.name)
         async with sql(self.dsn, operation="backup") as connection:
             (now,) = await connection.fetch(_NOW)
         if now["lineage"] != plan.lineage:

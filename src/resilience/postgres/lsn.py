@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from resilience.model.json import Offset
 from resilience.model.positions import Position
+from resilience.model.targets import parse_lsn
 
-_LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
-
-
-def parse_lsn(text: str) -> int:
-    """Read `16/B374D848` as a number of bytes. Raises ValueError."""
-    match = _LSN.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is no LSN: one looks like 16/B374D848")
-    return int(match[1], 16) << 32 | int(match[2], 16)
+__all__ = ["format_lsn", "parse_lsn", "position"]
 
 
 def format_lsn(offset: int) -> str:

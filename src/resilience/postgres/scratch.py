@@ -19,7 +19,7 @@ from resilience.model.errors import Refused, StorageFailed
 from resilience.model.facts import DestinationFacts
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
-from resilience.primitives import StoredBackup
+from resilience.primitives import Log, Reached, StoredBackup
 
 from .cluster import ScratchCluster
 from .directory import PostgresDataDirectory
@@ -41,6 +41,7 @@ class PostgresScratch:
 
     system: ClassVar[str] = "postgresql"
     accepts: ClassVar[tuple[str, ...]] = ("base", "dump")
+    replays: ClassVar[tuple[str, ...]] = ("base",)
     name: ClassVar[str] = "scratch"
 
     bin_dir: str | Path | None = field(default=None, kw_only=True)
@@ -61,7 +62,14 @@ class PostgresScratch:
             return await self._cluster(folder).survey(chain)
         return await self._directory(folder, chain[-1]).survey(chain)
 
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored:
         """Restore into a new folder; see `RestoreDestination.apply`. Cancelled or failed: `discard` removes it."""
         if self._folder is not None:
             raise Refused("it is in use", operation="restore", subject=self.name, hint="discard it first")
@@ -71,7 +79,7 @@ class PostgresScratch:
             restored = await self._cluster(self._folder).apply(plan, chain=chain)
         else:
             self._base = self._directory(self._folder, manifest)
-            restored = await self._base.apply(plan, chain=chain)
+            restored = await self._base.apply(plan, chain=chain, log=log, reached=reached)
         self._restored = manifest
         return restored
 

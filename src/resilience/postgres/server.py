@@ -20,7 +20,7 @@ from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
-from resilience.primitives import StoredBackup
+from resilience.primitives import Log, Reached, StoredBackup
 
 from . import destination, staging
 from . import globals as cluster_globals
@@ -69,6 +69,7 @@ class PostgresServer:
 
     system: ClassVar[str] = "postgresql"
     accepts: ClassVar[tuple[str, ...]] = ("dump",)
+    replays: ClassVar[tuple[str, ...]] = ()
 
     dsn: Dsn = field(converter=parse_dsn, kw_only=True)
     _name: str = field(default="", kw_only=True)
@@ -90,7 +91,14 @@ class PostgresServer:
         contents = Contents.of_manifest(manifest)
         return await self._judge(manifest, contents, await self._look(contents))
 
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored:
         """Restore a logical backup; see `RestoreDestination.apply`.
 
         The recovery point is the manifest's: every relation its dumps list is proven to be there. Raises Refused if the
@@ -98,6 +106,8 @@ class PostgresServer:
         archive is damaged, StorageFailed if the spool is full, Interrupted with pg_restore's words at its first error.
         Cancelled or failed, what was created has its temporary name still; roles and databases that were complete stay.
         """
+        if log is not None:
+            raise ValueError("no log can be replayed after a dump")
         (backup,) = chain
         manifest = backup.manifest
         if plan.chain != (manifest.id,):
@@ -121,6 +131,8 @@ class PostgresServer:
                     await loader.fill(backup, database)
         findings = await stage.publish()  # nothing may be awaited after this: a restore that was cancelled is not there
         self._published |= stage.published
+        if reached is not None:
+            reached(manifest.recovery_point)
         return Restored(reached=manifest.recovery_point, findings=tuple(findings))
 
     @asynccontextmanager

@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import in_background, in_thread
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import ManifestInvalid, Refused
+from resilience.model.errors import ManifestInvalid, NotIncremental, Refused
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
@@ -19,6 +19,7 @@ from resilience.model.json import Json
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
+from resilience.primitives import StoredBackup
 
 from . import survey
 from .base_backup import BaseBackup, Begin
@@ -49,8 +50,10 @@ class PostgresTarget:
         return await survey.survey(self.dsn, target=self.name, kind=self.kind)
 
     @asynccontextmanager
-    async def capture(self, plan: BackupPlan) -> AsyncIterator[BaseCapture]:
+    async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[BaseCapture]:
         """Begin a base backup; the server ends its backup mode and drops the temporary slot on leaving, however."""
+        if parent is not None:
+            raise NotIncremental("not yet", operation="backup", subject=self.name)
         async with replication(self.dsn, operation="backup") as connection:
             backup = BaseBackup(
                 connection=connection,

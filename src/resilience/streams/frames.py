@@ -31,7 +31,7 @@ class Cutter:
         self._pieces: list[bytes | memoryview] = []
         self._held = 0
 
-    def feed(self, chunk: bytes) -> Iterator[Sequence[bytes | memoryview]]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[Sequence[bytes | memoryview]]:
         """Take a chunk; yield every frame that is now full, as the pieces it consists of."""
         self.total += len(chunk)
         rest: bytes | memoryview = chunk

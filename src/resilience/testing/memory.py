@@ -10,7 +10,7 @@ from typing import ClassVar
 from attrs import define, field, frozen
 
 from resilience.model.capture import Captured, Part, Restored
-from resilience.model.errors import ChecksumMismatch, DestinationNotEmpty, Refused
+from resilience.model.errors import ChecksumMismatch, DestinationNotEmpty, NotIncremental, Refused
 from resilience.model.facts import DestinationFacts, TargetFacts
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
@@ -18,7 +18,7 @@ from resilience.model.json import Offset
 from resilience.model.manifests import Manifest
 from resilience.model.plans import BackupPlan, RestorePlan
 from resilience.model.positions import Position, RecoveryPoint
-from resilience.primitives import StoredBackup
+from resilience.primitives import Log, Reached, StoredBackup
 
 SYSTEM = "memory"
 KIND = "base"
@@ -58,10 +58,12 @@ class MemoryTarget:
         )
 
     @asynccontextmanager
-    async def capture(self, plan: BackupPlan) -> AsyncGenerator[MemoryCapture]:
+    async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncGenerator[MemoryCapture]:
         """Read all values as they are now."""
         if plan.lineage != self.lineage:
             raise Refused(f"the lineage is now {self.lineage}", operation="backup", subject=self.name)
+        if parent is not None:
+            raise NotIncremental("it knows no incremental backups", operation="backup", subject=self.name)
         self.capturing += 1
         try:
             await asyncio.sleep(0)
@@ -125,6 +127,7 @@ class MemoryDestination:
 
     system: ClassVar[str] = SYSTEM
     accepts: ClassVar[tuple[str, ...]] = (KIND,)
+    replays: ClassVar[tuple[str, ...]] = ()
 
     name: str = field(default="memory", converter=checked_name)
     values: dict[str, bytes] = field(factory=dict)
@@ -143,8 +146,17 @@ class MemoryDestination:
             free=self.room,
         )
 
-    async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored:
         """Take over the values of the last backup in the chain."""
+        if log is not None:
+            raise ValueError("it has no log to replay")
         if self.values:
             raise DestinationNotEmpty(f"{self.name} is not empty", operation="restore", subject=plan.target)
         backup = chain[-1]
@@ -154,6 +166,8 @@ class MemoryDestination:
                 async for chunk in chunks:
                     self.values[part.name] += chunk
         self.startable = True
+        if reached is not None:
+            reached(backup.manifest.recovery_point)
         return Restored(reached=backup.manifest.recovery_point)
 
     @asynccontextmanager

@@ -1,0 +1,133 @@
+"""Entries of a log as bytes: a head that describes the frames which follow it. Pure.
+
+The head is a skippable frame (RFC 8878, 3.1.2), so that `zstd -d` of a whole object gives exactly the entry's bytes. It
+holds 32 bytes of sha256 and the JSON that they are the digest of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+from attrs import field, frozen
+from attrs.validators import ge
+
+from resilience.model.errors import ChecksumMismatch, Unsupported
+from resilience.model.json import from_json, to_json
+from resilience.model.log import LogEntry
+from resilience.model.manifests import FORMAT
+from resilience.model.moments import aware
+from resilience.model.positions import Position
+from resilience.streams.frames import expand
+
+MAGIC = 0x184D2A5E
+_LEAD = struct.Struct("<II")
+_DIGEST = hashlib.sha256().digest_size
+_TEXT = _LEAD.size + _DIGEST
+HEAD_AT_MOST = 1 << 20
+"""Bytes of the JSON of a head; a segment of 1 GiB needs a few thousand."""
+
+
+@frozen(kw_only=True)
+class Head:
+    """What an entry says about itself. `frames` are the stored lengths of the frames, each of `frame_size` plain bytes.
+
+    `sha256` is the digest of all bytes that follow the head.
+    """
+
+    format: int = FORMAT
+    begins: Position
+    ends: Position
+    segment: Position | None = None
+    latest: datetime | None = field(default=None, validator=aware)
+    complete_at: datetime | None = field(default=None, validator=aware)
+    frame_size: int = field(validator=ge(1))
+    frames: tuple[int, ...]
+    sha256: str
+
+    @property
+    def entry(self) -> LogEntry:
+        """The entry, with its times."""
+        return LogEntry(
+            begins=self.begins,
+            ends=self.ends,
+            segment=self.segment,
+            latest=self.latest,
+            complete_at=self.complete_at,
+        )
+
+
+def seal(entry: LogEntry, frames: Sequence[bytes], frame_size: int) -> bytes:
+    """Return the head for an entry whose bytes were compressed to `frames`."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(frame)
+    head = to_json(
+        Head(
+            begins=entry.begins,
+            ends=entry.ends,
+            segment=entry.segment,
+            latest=entry.latest,
+            complete_at=entry.complete_at,
+            frame_size=frame_size,
+            frames=tuple(len(frame) for frame in frames),
+            sha256=digest.hexdigest(),
+        )
+    )
+    return _LEAD.pack(MAGIC, _DIGEST + len(head)) + hashlib.sha256(head).digest() + head
+
+
+def head_of(data: bytes | bytearray, key: str) -> tuple[Head, int] | None:
+    """Return the head that `data` begins with, and its length; None if there is not enough data yet.
+
+    Raises ChecksumMismatch if it is no head, Unsupported if its format is newer than this version.
+    """
+    if len(data) < _LEAD.size:
+        return None
+    magic, length = _LEAD.unpack_from(data)
+    if magic != MAGIC or not _DIGEST < length <= HEAD_AT_MOST:
+        raise _damaged(key, "it does not begin like an entry of a log")
+    if len(data) < _LEAD.size + length:
+        return None
+    digest, text = bytes(data[_LEAD.size : _TEXT]), bytes(data[_TEXT : _LEAD.size + length])
+    if hashlib.sha256(text).digest() != digest:
+        raise _damaged(key, "its head does not match its digest")
+    try:
+        written = msgspec.json.decode(text, type=_Format).format
+        if written > FORMAT:
+            raise Unsupported(
+                f"it is written in archive format {written}, this version reads up to {FORMAT}",
+                operation="read log",
+                subject=key,
+                hint="install a newer resilience",
+            )
+        return from_json(text, Head), _LEAD.size + length
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _damaged(key, f"its head cannot be read: {error}") from error
+
+
+def open_up(head: Head, body: memoryview, key: str) -> list[bytes]:
+    """Return the plain frames of an entry. Raises ChecksumMismatch."""
+    if len(body) != sum(head.frames):
+        raise _damaged(key, f"it has {len(body)} bytes after its head, {sum(head.frames)} were stored")
+    if hashlib.sha256(body).hexdigest() != head.sha256:
+        raise _damaged(key, "its sha256 is not what its head says")
+    plain, at, rest = [], 0, head.ends.offset - head.begins.offset
+    for length in head.frames:
+        size = min(rest, head.frame_size)
+        plain.append(expand(bytes(body[at : at + length]), size))
+        at, rest = at + length, rest - size
+    if rest:
+        raise _damaged(key, f"{rest} bytes are in none of its frames")
+    return plain
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def _damaged(key: str, what: str) -> ChecksumMismatch:
+    return ChecksumMismatch(what, operation="read log", subject=key)

@@ -1,0 +1,1 @@
+"""Executables that other programs must call: archive_command and restore_command."""

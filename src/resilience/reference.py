@@ -1,0 +1,1 @@
+"""The reference platform's policy, ready-made: what every number in the documents refers to."""

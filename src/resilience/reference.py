@@ -1,1 +1,115 @@
 """The reference platform's policy, ready-made: what every number in the documents refers to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+
+from .model.objectives import Objective, ReferenceSetting
+
+POSTGRESQL = Objective(
+    data="PostgreSQL (production)",
+    rpo=timedelta(minutes=15),
+    rto=timedelta(hours=2),
+    overhead=timedelta(minutes=45),  # 15 detection, 15 decision, 15 validation
+    every=timedelta(hours=1),
+    full_every=timedelta(days=1),
+    continuous=True,
+    kept=timedelta(days=30),
+    archived=timedelta(days=90),
+    priority="critical",
+)
+"""The platform allots 15 + 15 + 90 + 15 minutes, which is more than its two hours: the recovery has 75 of them."""
+
+WORKFLOWS = Objective(
+    data="user workflow configuration (in PostgreSQL)",
+    rpo=timedelta(minutes=15),
+    rto=timedelta(hours=2),
+    overhead=timedelta(minutes=45),
+    continuous=True,
+    kept=timedelta(days=30),
+    archived=timedelta(days=90),
+    priority="critical",
+)
+
+REDIS = Objective(
+    data="Redis cache",
+    rpo=timedelta(hours=1),
+    rto=timedelta(minutes=30),
+    every=timedelta(hours=1),
+    continuous=True,  # its append-only file
+    kept=timedelta(days=7),
+    priority="high",
+)
+
+MONGODB = Objective(
+    data="MongoDB logs",
+    rpo=timedelta(days=1),
+    rto=timedelta(hours=4),
+    every=timedelta(days=1),
+    kept=timedelta(days=90),
+    priority="medium",
+)
+
+BLOBS = Objective(
+    data="Blob storage (files)",
+    rpo=timedelta(hours=1),
+    rto=timedelta(hours=1),
+    continuous=True,  # geo-redundant storage; what is deleted can be had back for 30 days
+    priority="critical",
+)
+
+ETCD = Objective(
+    data="Kubernetes etcd",
+    rpo=timedelta(hours=12),
+    rto=timedelta(hours=4),
+    every=timedelta(hours=6),
+    kept=timedelta(days=7),
+    priority="high",
+)
+
+APP_CONFIGURATION = Objective(
+    data="App Configuration",
+    rpo=timedelta(days=1),
+    rto=timedelta(hours=1),
+    every=timedelta(days=1),
+    kept=timedelta(days=30),
+    priority="medium",
+)
+
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {
+        "postgresql": POSTGRESQL,
+        "workflows": WORKFLOWS,
+        "redis": REDIS,
+        "mongodb": MONGODB,
+        "blobs": BLOBS,
+        "etcd": ETCD,
+        "app-configuration": APP_CONFIGURATION,
+    }
+)
+"""Every kind of data of the platform; a system's own name is the key of what it holds."""
+
+POSTGRESQL_SETTINGS: Mapping[str, ReferenceSetting] = MappingProxyType(
+    {
+        setting.name: setting
+        for setting in (
+            ReferenceSetting(
+                name="wal_level", value="replica", why="with less there is no physical backup and no WAL to keep"
+            ),
+            ReferenceSetting(
+                name="archive_timeout",
+                value="900",
+                why="how long a commit waits until archive_command gets its segment; streaming does not wait",
+            ),
+            ReferenceSetting(
+                name="max_wal_senders", value="5", why="each standby, each archiver and each running backup needs one"
+            ),
+            ReferenceSetting(
+                name="wal_keep_size", value="1GB", why="how far a reader of WAL without a slot may fall behind"
+            ),
+        )
+    }
+)
+"""PostgreSQL's settings on the platform; what the platform does not set is PostgreSQL's own default."""

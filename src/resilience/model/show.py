@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from html import escape
 
 import attrs
@@ -38,3 +39,20 @@ def as_bytes(count: int | None) -> str:
             break
         amount /= 1024
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def as_span(span: timedelta | float | None) -> str:
+    """Write a length of time (seconds, if a number) for a person: `2 h 15 min`, `0.4 s`; `unknown` for None."""
+    if span is None:
+        return "unknown"
+    seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
+    if seconds < 0:
+        return f"-{as_span(-seconds)}"
+    if seconds < 10:
+        return f"{seconds:.3g} s"
+    whole, words = round(seconds), []
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, whole = divmod(whole, length)
+        if count:
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2])

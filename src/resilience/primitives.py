@@ -14,11 +14,13 @@ from typing import Protocol, TypeAlias, TypeVar
 from attrs import field, frozen
 
 from .model.capture import Captured, Part, Restored
+from .model.diagnosis import Checkup
 from .model.facts import DestinationFacts, TargetFacts
 from .model.findings import Examined, Level, Verdict
 from .model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from .model.manifests import Manifest, StoredPart
 from .model.moments import aware
+from .model.objectives import Objective
 from .model.plans import BackupPlan, RestorePlan
 from .model.positions import RecoveryPoint
 
@@ -46,6 +48,16 @@ class BackupTarget(Named, Protocol):
 
     async def survey(self) -> TargetFacts: ...
     def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> Opened[Capture]: ...
+
+
+class Diagnosable(Named, Protocol):
+    """Something that can be asked how well its configuration protects it.
+
+    - `diagnose` writes nothing. What is wrong is a finding whose hint is the line or the command that changes it; what
+      it may not see is a note that says what to grant. An exception means that it could not look at all.
+    """
+
+    async def diagnose(self, objective: Objective | None) -> Checkup: ...
 
 
 class Capture(Protocol):

@@ -81,6 +81,7 @@ class Draft:
             system=self.plan.system,
             kind=self.plan.kind,
             lineage=self.plan.lineage,
+            parent=self.plan.parent,
             started_at=self.plan.made_at,
             ended_at=self.clock(),
             begins=captured.begins,

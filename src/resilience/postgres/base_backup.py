@@ -3,6 +3,9 @@
 The blocking `get_copy_data(0)` would hold the GIL while it waits, so the thread waits in poll(2) and reads what is
 there. A temporary slot that reserves WAL is made first: without it the segments that make the backup consistent could
 be recycled before they are sent. Server and slot forget both when the connection ends.
+
+With a parent's manifest, uploaded beforehand on the same connection, the server sends an incremental backup (26.3.3):
+of files that hold relations only the blocks that its WAL summaries say have changed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from datetime import datetime
 from attrs import define, field, frozen
 from psycopg import pq
 
-from resilience.model.errors import Corrupt, Interrupted, Unreachable
+from resilience.model.errors import Corrupt, Interrupted, NotIncremental, Refused, Unreachable
 from resilience.model.positions import Position
 from resilience.streams.frames import FRAME_SIZE
 from resilience.streams.tar import Member, TarWalker
@@ -29,6 +32,9 @@ LAST_FILE = "global/pg_control"
 _COPY = (pq.ExecStatus.COPY_OUT,)
 _FIELD = pq.DiagnosticField
 _FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
+# What a server says that cannot build on a parent: not in that state (no summaries), wrong setting, unknown command
+# (before 17), and "internal error" for a manifest that it cannot read.
+_NOT_INCREMENTAL = ("55000", "22023", "42601", "XX000")
 
 
 @frozen
@@ -38,9 +44,20 @@ class Begin:
     part: str
 
 
+@frozen(kw_only=True)
+class Parent:
+    """What an incremental backup builds on: the server's manifest of that backup, and the timeline it ended on."""
+
+    manifest: bytes = field(repr=False)
+    branch: str
+
+
 @define(kw_only=True)
 class BaseBackup:
     """One base backup on one connection: `start`, then `items` to the end, then the fields say what it was.
+
+    `size` is the server's own estimate of the whole cluster, `sizes` the same by tablespace (`""` is the main one); of
+    these an incremental backup sends only a part.
 
     Both block and belong in a thread; `stop`, from anywhere, makes them raise soon.
     """
@@ -48,17 +65,19 @@ class BaseBackup:
     connection: pq.abc.PGconn
     dsn: Dsn
     label: str
+    lineage: str
     clock: Callable[[], datetime]
     keep_damaged: bool = False
-    size: int = 0
+    parent: Parent | None = None
+    sizes: dict[str, int] = field(factory=dict)
     tablespaces: dict[str, str] = field(factory=dict)
-    lineage: str = ""
     begins: Position | None = None
     ends: Position | None = None
     consistent_at: datetime | None = None
     warnings: list[str] = field(factory=list)
     damaged: str = ""
     _wake: tuple[int, int] = field(factory=os.pipe)
+    _asking: bool = False
     _drained_at: datetime | None = None
     _poll: select.poll = field(factory=select.poll)
     _checksums: FileChecksums = field(factory=FileChecksums)
@@ -73,27 +92,60 @@ class BaseBackup:
         for end in self._wake:
             os.close(end)
 
+    @property
+    def size(self) -> int:
+        """The server's estimate of the whole cluster."""
+        return sum(self.sizes.values())
+
     def start(self) -> None:
-        """Ask the server to begin; returns when it has, with `size` (its own estimate) and `tablespaces` known."""
+        """Ask the server to begin; returns when it has, with `size` and `tablespaces` known.
+
+        Raises Refused if the server is of another lineage, NotIncremental if it cannot build on the parent.
+        """
         with mapped(self.dsn, "backup"):
             self._start()
 
     def _start(self) -> None:
         self.connection.notice_handler = self._notice
-        (self.lineage, *_) = self._query("IDENTIFY_SYSTEM")[0]
+        (lineage, timeline, *_) = self._query("IDENTIFY_SYSTEM")[0]
+        if lineage != self.lineage:
+            raise Refused(
+                f"the server is now of lineage {lineage}, the plan was made for {self.lineage}",
+                operation="backup",
+                subject=self.dsn.where,
+            )
+        if self.parent is not None:
+            self._upload(self.parent, timeline)
         self._query(f'CREATE_REPLICATION_SLOT "resilience_{os.getpid()}_{id(self):x}" TEMPORARY PHYSICAL (RESERVE_WAL)')
         # The WAL comes along, so there is no need to wait until the server has archived it.
         self._send(
             f"BASE_BACKUP (LABEL '{self.label}', PROGRESS true, CHECKPOINT 'fast', WAL true, WAIT false, "
-            "MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C')"
+            "MANIFEST 'yes', MANIFEST_CHECKSUMS 'CRC32C'" + (")" if self.parent is None else ", INCREMENTAL true)")
         )
         ((lsn, timeline),) = self._result()
+        self._asking = False
         self.begins = position(timeline, lsn)
         for oid, location, kilobytes in self._result():
-            self.size += int(kilobytes or 0) * 1024
+            self.sizes[oid] = int(kilobytes or 0) * 1024
             if oid:
                 self.tablespaces[oid] = location
         self._result(expected=_COPY)
+
+    def _upload(self, parent: Parent, timeline: str) -> None:
+        """Tell the server what the parent held (UPLOAD_MANIFEST, COPY IN); from here on it may say that it cannot."""
+        if timeline != parent.branch:
+            text = f"the server is on timeline {timeline} now, the parent ended on {parent.branch}"
+            raise NotIncremental(text, operation="backup", subject=self.dsn.where)
+        self._asking = True
+        self._send("UPLOAD_MANIFEST")
+        self._result(expected=(pq.ExecStatus.COPY_IN,))
+        for start in range(0, len(parent.manifest), FRAME_SIZE):
+            self.connection.put_copy_data(parent.manifest[start : start + FRAME_SIZE])
+            self._flush()
+        self.connection.put_copy_end()
+        self._flush()
+        while self._pending() is not None:
+            continue
 
     def items(self) -> Iterator[Begin | bytes]:
         """Yield every part as a Begin and its chunks (all but a part's last are of one frame's size)."""
@@ -185,6 +237,9 @@ class BaseBackup:
 
     def _send(self, command: str) -> None:
         self.connection.send_query(command.encode())
+        self._flush()
+
+    def _flush(self) -> None:
         while self.connection.flush():
             self._wait(select.POLLIN | select.POLLOUT)
             self.connection.consume_input()
@@ -209,6 +264,8 @@ class BaseBackup:
                 for name in (_FIELD.SQLSTATE, _FIELD.MESSAGE_PRIMARY, _FIELD.MESSAGE_HINT)
             )
             text = message or result.error_message.decode(errors="replace")
+            if self._asking and state in _NOT_INCREMENTAL:
+                raise NotIncremental(" ".join(text.split()), operation="backup", subject=self.dsn.where, hint=hint)
             raise from_server(state, text, hint, dsn=self.dsn, operation="backup")
         return result
 

@@ -33,6 +33,14 @@ select current_setting('server_version') as version,
        case when pg_is_in_recovery() then
          to_char(pg_last_xact_replay_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
        end as replayed_until,
+       case when pg_is_in_recovery()
+         then greatest((select timeline_id from pg_control_checkpoint()),
+                       (select min_recovery_end_timeline from pg_control_recovery()))
+         else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int
+       end as timeline,
+       current_setting('summarize_wal', true) as summarize_wal,
+       pg_snapshot_xmax(pg_current_snapshot())::text as next_xid,
+       to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as server_time,
        current_user::text as role
 """
 
@@ -58,6 +66,8 @@ async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
         system="postgresql",
         kind=kind,
         lineage=server["lineage"],
+        branch=str(server["timeline"]),
+        only_full=_only_full(server),
         findings=(*_obstacles(server, dsn), *_several(dsn)),
         details={
             "version": server["version"],
@@ -69,9 +79,20 @@ async def survey(dsn: Dsn, *, target: str, kind: str) -> TargetFacts:
             "bootstrap_role": server["bootstrap_role"],
             "login_role": server["login_role"],
             "replayed_until": server["replayed_until"],
+            "next_xid": server["next_xid"],
+            "server_time": server["server_time"],
             "databases": databases,
         },
     )
+
+
+def _only_full(server: dict[str, Any]) -> str:
+    """Say why the server cannot give an incremental backup, or nothing. `Any`: the values of one row."""
+    if server["summarize_wal"] is None:
+        return f"PostgreSQL {server['version']} has no incremental backups, 17 and newer have"
+    if server["summarize_wal"] != "on":
+        return "summarize_wal is off, so the server does not know what has changed; set summarize_wal = on and reload"
+    return ""
 
 
 def unsupported(version_num: int, version: str, dsn: Dsn) -> list[Finding]:

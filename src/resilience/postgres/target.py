@@ -11,7 +11,7 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import in_background, in_thread
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import ManifestInvalid, NotIncremental, Refused
+from resilience.model.errors import Corrupt, ManifestInvalid, NotIncremental
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
@@ -21,8 +21,8 @@ from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 
-from . import survey
-from .base_backup import BaseBackup, Begin
+from . import server_manifest, survey
+from .base_backup import BaseBackup, Begin, Parent
 from .client import Dsn, parse_dsn, replication
 
 CHUNKS_AHEAD = 4
@@ -31,6 +31,8 @@ CHUNKS_AHEAD = 4
 @frozen
 class PostgresTarget:
     """A PostgreSQL server (15 to 18, primary or standby) to be backed up physically, all databases and tablespaces.
+
+    From 17 on, with `summarize_wal` on, `backup(…, incremental=True)` takes only the blocks that have changed.
 
     The role needs LOGIN and REPLICATION, no more, and pg_hba.conf entries for its own database and for replication.
     The WAL that makes the backup consistent is in it, so it restores alone. Where a page's checksum is wrong the backup
@@ -51,29 +53,48 @@ class PostgresTarget:
 
     @asynccontextmanager
     async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[BaseCapture]:
-        """Begin a base backup; the server ends its backup mode and drops the temporary slot on leaving, however."""
-        if parent is not None:
-            raise NotIncremental("not yet", operation="backup", subject=self.name)
+        """Begin a backup; the server ends its backup mode and drops the temporary slot on leaving, however.
+
+        Raises NotIncremental, with the server's reason, if it cannot build on `parent`: then it needs a full one.
+        """
+        since = None if parent is None else await _since(parent, plan)
         async with replication(self.dsn, operation="backup") as connection:
             backup = BaseBackup(
                 connection=connection,
                 dsn=self.dsn,
                 label=f"resilience {plan.id}",
+                lineage=plan.lineage,
                 clock=self.clock,
                 keep_damaged=self.keep_damaged,
+                parent=since,
             )
             try:
                 async with in_background(_steps(backup), ahead=CHUNKS_AHEAD, stop=backup.stop) as items:
                     await anext(items)
-                    if backup.lineage != plan.lineage:
-                        raise Refused(
-                            f"the server is now of lineage {backup.lineage}, the plan was made for {plan.lineage}",
-                            operation="backup",
-                            subject=self.name,
-                        )
                     yield BaseCapture(backup=backup, details=plan.details, items=items)
             finally:
                 backup.close()
+
+
+async def _since(parent: StoredBackup, plan: BackupPlan) -> Parent:
+    """Read what an incremental backup has to know of its parent. Raises NotIncremental if it is of no use."""
+    manifest = parent.manifest
+    unfit = ""
+    if manifest.lineage != plan.lineage:
+        unfit = f"it is of lineage {manifest.lineage}, the server of {plan.lineage}"
+    elif manifest.details.get("data_checksums") != plan.details.get("data_checksums"):
+        # Switching them rewrites every page without a word in the WAL.
+        unfit = "data checksums have been switched on or off since then"
+    if not unfit:
+        try:
+            async with parent.read(server_manifest.NAME) as chunks:
+                listed = b"".join([chunk async for chunk in chunks])
+            return Parent(manifest=listed, branch=manifest.recovery_point.position.branch)
+        except Corrupt as error:
+            unfit = f"its manifest is damaged: {error}"
+    raise NotIncremental(
+        f"{manifest.id} cannot be built on: {unfit}", operation="backup", subject=plan.target, hint="take a full backup"
+    )
 
 
 def _steps(backup: BaseBackup) -> Iterator[Begin | bytes | None]:
@@ -93,9 +114,9 @@ class BaseCapture:
     _next: Begin | None = None
 
     @property
-    def size(self) -> int:
-        """The server's own estimate, made when the backup began; WAL is not in it."""
-        return self.backup.size
+    def size(self) -> int | None:
+        """The server's own estimate, made when the backup began; WAL is not in it. None for an incremental one."""
+        return self.backup.size if self.backup.parent is None else None
 
     async def parts(self) -> AsyncIterator[Part]:
         """Yield one tar a tablespace, the main one last (`base.tar`), then the server's `backup_manifest`."""
@@ -113,7 +134,12 @@ class BaseCapture:
         return Captured(
             begins=backup.begins,
             recovery_point=RecoveryPoint(position=backup.ends, time=self._consistent_at()),
-            details={**self.details, "tablespaces": dict(backup.tablespaces), "damaged": backup.damaged},
+            details={
+                **self.details,
+                "tablespaces": dict(backup.tablespaces),
+                "sizes": dict(backup.sizes),
+                "damaged": backup.damaged,
+            },
             findings=tuple(_findings(backup)),
         )
 

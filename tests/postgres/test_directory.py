@@ -90,7 +90,7 @@ async def test_pg_verifybackup_agrees_with_what_was_unpacked(
     data = tmp_owned / "data"
     async with archive.open(manifest) as stored:
         places = places_for(manifest, data, tablespaces={}, owner=None)
-        await Unpacking(places, Mark(data, places.account)).unpack(stored)
+        await Unpacking(places, Mark(data, places.account)).unpack([stored])
     (data / MARK).unlink()
     (data / "recovery.signal").unlink()
     said = TestServer(tmp_owned, bin_dir).run("pg_verifybackup", str(data), check=False)

@@ -21,6 +21,7 @@ from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Log, Reached, StoredBackup
 
+from .combining import PROGRAM as COMBINE
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
 from .places import Places, is_empty, places_for
@@ -38,7 +39,7 @@ def _absolute(path: str | Path) -> Path:
 
 @define
 class PostgresDataDirectory:
-    """An empty or absent folder that a base backup is restored into.
+    """An empty or absent folder that a base backup is restored into, with the incremental ones that follow it.
 
     `bin_dir` has the programs of the backup's own major version; without it they are looked for on the PATH.
     `tablespaces` maps the location a tablespace had to the one it gets; one that is not named goes where it was. As
@@ -48,8 +49,8 @@ class PostgresDataDirectory:
     """
 
     system: ClassVar[str] = "postgresql"
-    accepts: ClassVar[tuple[str, ...]] = ("base",)
-    replays: ClassVar[tuple[str, ...]] = ("base",)
+    accepts: ClassVar[tuple[str, ...]] = ("base", "incremental")
+    replays: ClassVar[tuple[str, ...]] = ("base", "incremental")
 
     path: Path = field(converter=_absolute)
     bin_dir: str | Path | None = field(default=None, kw_only=True)
@@ -67,9 +68,8 @@ class PostgresDataDirectory:
 
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
         """Look whether the folders are empty and large enough and the programs fit. Writes nothing."""
-        (manifest,) = chain
-        room = await in_thread(self._room, self._where(manifest), manifest)
-        return evolve(room, findings=(*room.findings, *await self._misfits(manifest)))
+        room = await in_thread(self._room, self._where(chain[-1]), chain)
+        return evolve(room, findings=(*room.findings, *await self._misfits(chain)))
 
     async def apply(
         self,
@@ -79,23 +79,23 @@ class PostgresDataDirectory:
         log: Log | None = None,
         reached: Reached | None = None,
     ) -> Restored:
-        """Restore a base backup; see `RestoreDestination.apply`.
+        """Restore a base backup or a chain; see `RestoreDestination.apply`.
 
         Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,
         Corrupt if the archive is damaged, Interrupted if the server cannot start. Cancelled or failed, no server runs
         and none can be started here, unless that was at the very end: then the restore is complete. `discard` removes
         what is here.
         """
-        (backup,) = chain
-        manifest = backup.manifest
-        if plan.chain != (manifest.id,):
-            raise ValueError(f"the plan restores {', '.join(plan.chain)}, not {manifest.id}")
+        manifests = [backup.manifest for backup in chain]
+        manifest = manifests[-1]
+        if plan.chain != tuple(each.id for each in manifests):
+            raise ValueError(f"the plan restores {', '.join(plan.chain)}, not {', '.join(e.id for e in manifests)}")
         places = self._where(manifest)
-        plan_restore([manifest], await in_thread(self._room, places, manifest))
+        plan_restore(manifests, await in_thread(self._room, places, manifests))
         self._places = places
         mark = Mark(self.path, places.account)
         try:
-            await Unpacking(places, mark).unpack(backup)
+            await Unpacking(places, mark, Tools.at(self.bin_dir)).unpack(chain)
             self._restored = self._isolation(manifest, places)
             restored = await recover(self._restored, manifest)
             await in_thread(mark.lift)
@@ -143,10 +143,10 @@ class PostgresDataDirectory:
     def _where(self, manifest: Manifest) -> Places:
         return places_for(manifest, self.path, tablespaces=self.tablespaces, owner=self.owner)
 
-    def _room(self, places: Places, manifest: Manifest) -> DestinationFacts:
+    def _room(self, places: Places, chain: Sequence[Manifest]) -> DestinationFacts:
         try:
             filled = places.filled()
-            needed, free = places.tightest(manifest)
+            needed, free = places.tightest(*chain)
         except OSError as error:
             raise Refused(
                 f"it cannot be looked at: {error.strerror}: {error.filename}", operation="restore", subject=self.name
@@ -163,14 +163,14 @@ class PostgresDataDirectory:
             ),
         )
 
-    async def _misfits(self, manifest: Manifest) -> list[Finding]:
+    async def _misfits(self, chain: Sequence[Manifest]) -> list[Finding]:
         """Find what keeps the programs here from running the backup."""
         tools = Tools.at(self.bin_dir)
         blockers = []
         try:
-            for program in PROGRAMS:
+            for program in PROGRAMS if len(chain) == 1 else (*PROGRAMS, COMBINE):
                 tools.path(program)
-            found, wanted = await tools.major("postgres"), manifest.details.get("major")
+            found, wanted = await tools.major("postgres"), chain[-1].details.get("major")
             if found != wanted:
                 blockers.append((f"the backup is of PostgreSQL {wanted}, the programs are of {found}", _WRONG_MAJOR))
         except Unsupported as missing:

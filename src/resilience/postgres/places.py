@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from resilience.model.manifests import Manifest
 from .server_manifest import MAIN
 from .tools import Account
 
+COMBINING = "resilience.combining"
+"""Where the backups of a chain lie until they are combined, inside every folder that is restored."""
+OUTPUT = "output"
 _APART = "give the data directory and every tablespace a folder of its own"
 
 
@@ -44,18 +47,68 @@ class Places:
         status = os.statvfs(_existing(self.data))
         return status.f_bavail * status.f_frsize
 
-    def tightest(self, manifest: Manifest) -> tuple[int, int]:
-        """Return needed and free bytes of the file system with the least room left after a restore."""
+    @property
+    def apart(self) -> list[Path]:
+        """Every folder that does not lie in another; the data directory first."""
+        return [self.data, *(path for path in self.locations.values() if self.data not in path.parents)]
+
+    def own(self, path: Path) -> None:
+        """Give a file, folder or link to the account, if we are root."""
+        if self.account is not None and os.geteuid() == 0:
+            os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+
+    def staged(self, manifest: Manifest, number: int) -> Places:
+        """Return where one backup of a chain is unpacked before it is combined with the others."""
+        data = self.data / COMBINING / str(number)
+        locations = {}
+        for oid, recorded in recorded_tablespaces(manifest).items():
+            if not Path(recorded).is_absolute():
+                locations[oid] = data / recorded  # inside the data directory
+            elif oid in self.locations:
+                locations[oid] = self.locations[oid] / COMBINING / str(number)
+            else:
+                locations[oid] = self.data / COMBINING / f"{number}-{oid}"  # dropped since
+        return Places(data=data, locations=locations, account=self.account)
+
+    def staged_output(self, oid: str = "") -> Path:
+        """Return where a tablespace, or without an oid the data directory, is combined."""
+        return (self.locations[oid] if oid else self.data) / COMBINING / OUTPUT
+
+    def tightest(self, *chain: Manifest) -> tuple[int, int]:
+        """Return needed and free bytes of the file system with the least room left after a restore.
+
+        The backups of a chain lie there beside what they are combined to.
+        """
         needed: dict[int, int] = {}
         free: dict[int, int] = {}
-        for part in manifest.parts:
-            if part.name.endswith(".tar"):
-                existing = _existing(self.root(part.name))
-                device = existing.stat().st_dev
-                needed[device] = needed.get(device, 0) + part.size
-                status = os.statvfs(existing)
-                free[device] = status.f_bavail * status.f_frsize
+        for root, size in self._written(chain):
+            existing = _existing(root)
+            device = existing.stat().st_dev
+            needed[device] = needed.get(device, 0) + size
+            status = os.statvfs(existing)
+            free[device] = status.f_bavail * status.f_frsize
         return min(((needed[device], free[device]) for device in needed), key=lambda pair: pair[1] - pair[0])
+
+    def _written(self, chain: Sequence[Manifest]) -> Iterator[tuple[Path, int]]:
+        """Yield what is written where."""
+        for number, manifest in enumerate(chain):
+            places = self if len(chain) == 1 else self.staged(manifest, number)
+            for part in manifest.parts:
+                if part.name.endswith(".tar"):
+                    yield places.root(part.name), part.size
+        if len(chain) > 1:
+            for part in chain[-1].parts:
+                if part.name.endswith(".tar"):
+                    yield self.root(part.name), _combined(part.name, chain)
+
+
+def _combined(part: str, chain: Sequence[Manifest]) -> int:
+    """Return how large a part is when the chain is combined: as the server said, but at most all of it together."""
+    sizes = [each.size for manifest in chain for each in manifest.parts if each.name == part]
+    said = chain[-1].details.get("sizes")
+    size = said.get("" if part == MAIN else part.removesuffix(".tar")) if isinstance(said, dict) else None
+    # WAL and the headers of a tar are not in what the server says; the last backup's are at most as large as it is.
+    return min(size + sizes[-1], sum(sizes)) if isinstance(size, int) else sum(sizes)
 
 
 def places_for(manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str | Path], owner: str | None) -> Places:

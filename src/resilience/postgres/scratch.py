@@ -40,8 +40,8 @@ class PostgresScratch:
     """
 
     system: ClassVar[str] = "postgresql"
-    accepts: ClassVar[tuple[str, ...]] = ("base", "dump")
-    replays: ClassVar[tuple[str, ...]] = ("base",)
+    accepts: ClassVar[tuple[str, ...]] = ("base", "incremental", "dump")
+    replays: ClassVar[tuple[str, ...]] = ("base", "incremental")
     name: ClassVar[str] = "scratch"
 
     bin_dir: str | Path | None = field(default=None, kw_only=True)

@@ -12,8 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from attrs import define, field
 
+from resilience.concurrency import each_in_thread
 from resilience.model.errors import Corrupt
-from resilience.streams.tar import Member
+from resilience.primitives import StoredBackup
+from resilience.streams.tar import Member, TarVisitor, TarWalker
 
 from .tools import Account
 
@@ -101,6 +103,14 @@ class Untar:
         if self._unsynced >= _EAGER and self._file is not None:
             self._unsynced = 0
             _libc.sync_file_range(self._file, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
+
+
+async def walk(backup: StoredBackup, part: str, visitor: TarVisitor) -> None:
+    """Show a visitor every member of a stored tar, in a thread. Raises Corrupt."""
+    walker = TarWalker(visitor)
+    async with backup.read(part) as chunks:
+        await each_in_thread(chunks, walker.feed)
+    walker.close()
 
 
 _NO_FOLLOW = {"follow_symlinks": False}

@@ -74,6 +74,17 @@ class RecoveryTarget(Shown):
         """What one backup holds by itself, and nothing later. Raises ValueError if `id` is no backup's id."""
         return cls(kind="backup", value=checked_id(id), base=checked_id(id))
 
+    @classmethod
+    def of(cls, until: datetime | RecoveryTarget | None) -> RecoveryTarget:
+        """Return what a caller may name briefly: a moment, or None for the latest. Raises ValueError, TypeError."""
+        if until is None:
+            return cls.latest()
+        if isinstance(until, datetime):
+            return cls.time(until)
+        if isinstance(until, RecoveryTarget):
+            return until
+        raise TypeError(f"until is a datetime or a RecoveryTarget, not {type(until).__name__}")
+
     def __str__(self) -> str:
         words = {
             "latest": "the latest moment",

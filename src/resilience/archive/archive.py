@@ -19,6 +19,7 @@ from resilience.model.json import from_json, to_json
 from resilience.model.manifests import Manifest
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
+from resilience.planning.chains import refuse_to_orphan
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import FRAME_SIZE, Compressor
 
@@ -101,7 +102,11 @@ class Archive:
             yield Reader(store=self.store, manifest=manifest, pool=pool, ahead=self.workers + 2)
 
     async def retire(self, manifest: Manifest) -> None:
-        """Remove a backup: its manifest first, then its objects. May be repeated after an interruption."""
+        """Remove a backup: its manifest first, then its objects. May be repeated after an interruption.
+
+        Raises Refused, naming them, while there are backups that build on it: they go first.
+        """
+        refuse_to_orphan(manifest, [each async for each in self.manifests(manifest.target)])
         await self.store.delete(layout.manifest(manifest.system, manifest.target, manifest.id))
         prefix = layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)
         async with closing(self.store.list(prefix)) as infos:

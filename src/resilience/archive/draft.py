@@ -72,7 +72,10 @@ class Draft:
         return self._parts[-1]
 
     async def publish(self, captured: Captured) -> Manifest:
-        """Write the manifest; from then on the backup exists. Cancelled: it exists whole, or not at all."""
+        """Write the manifest; from then on the backup exists. Cancelled: it exists whole, or not at all.
+
+        Raises Conflict if its id is taken, or what it builds on is gone.
+        """
         if self._publishing:
             raise ValueError("a backup is published once")
         manifest = Manifest(
@@ -90,6 +93,7 @@ class Draft:
             writer=WRITER,
             details=captured.details,
         )
+        await self._find_parent()
         self._publishing = True
         try:
             await self._writer.store.put(self._key, [wrap(manifest)])
@@ -97,6 +101,19 @@ class Draft:
             self._publishing = False  # what stands there is not ours
             raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
         return manifest
+
+    async def _find_parent(self) -> None:
+        """Look whether what this backup builds on is still there: it may have been retired meanwhile."""
+        parent = self.plan.parent
+        if parent is None:
+            return
+        if await self._writer.store.stat(layout.manifest(self.plan.system, self.plan.target, parent)) is None:
+            raise Conflict(
+                f"its parent {parent} has been retired meanwhile",
+                operation="publish",
+                subject=self.plan.id,
+                hint="take it again",
+            )
 
     @property
     def _key(self) -> str:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import pytest
+from attrs import evolve
 
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import Conflict, Corrupt, ManifestInvalid
+from resilience.model.errors import Conflict, Corrupt, ManifestInvalid, Refused
 from resilience.model.findings import Level
 from resilience.model.json import Offset
 from resilience.model.manifests import Manifest
@@ -272,6 +273,26 @@ class ArchiverSuite:
             assert await listed(self.again(archive)) == [kept.id]
             assert await self.remains(archive, plan(2)) == 0
         assert await read_all(archive, kept) == PARTS
+
+    async def test_what_others_build_on_is_not_retired_before_them(self, archive: Archiver) -> None:
+        parent = await write(archive, plan(1))
+        child = await write(archive, evolve(plan(2), kind="incremental", parent=parent.id))
+        assert child.parent == parent.id
+        with pytest.raises(Refused, match=child.id):
+            await archive.retire(parent)
+        assert await listed(self.again(archive)) == [parent.id, child.id]
+        assert await read_all(archive, parent) == PARTS
+        for each in (child, parent):
+            await archive.retire(each)
+        assert await listed(self.again(archive)) == []
+
+    async def test_a_backup_whose_parent_was_retired_meanwhile_is_not_published(self, archive: Archiver) -> None:
+        parent = await write(archive, plan(1))
+        async with archive.draft(evolve(plan(2), kind="incremental", parent=parent.id)) as draft:
+            await self.again(archive).retire(parent)
+            with pytest.raises(Conflict, match=parent.id):
+                await draft.publish(CAPTURED)
+        assert await listed(archive) == []
 
     async def test_retiring_cancelled_anywhere_leaves_the_backup_whole_or_not_listed(self, archive: Archiver) -> None:
         async with nothing_left_running():

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 
 import msgspec
 from attrs import field, frozen
@@ -35,10 +36,12 @@ HEAD_AT_MOST = 1 << 20
 class Head:
     """What an entry says about itself. `frames` are the stored lengths of the frames, each of `frame_size` plain bytes.
 
-    `sha256` is the digest of all bytes that follow the head.
+    `target` and `lineage` say whose log it belongs to. `sha256` is the digest of all bytes that follow the head.
     """
 
     format: int = FORMAT
+    target: str
+    lineage: str
     begins: Position
     ends: Position
     segment: Position | None = None
@@ -60,13 +63,15 @@ class Head:
         )
 
 
-def seal(entry: LogEntry, frames: Sequence[bytes], frame_size: int) -> bytes:
+def seal(entry: LogEntry, frames: Sequence[bytes], frame_size: int, *, target: str, lineage: str) -> bytes:
     """Return the head for an entry whose bytes were compressed to `frames`."""
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(frame)
     head = to_json(
         Head(
+            target=target,
+            lineage=lineage,
             begins=entry.begins,
             ends=entry.ends,
             segment=entry.segment,
@@ -109,20 +114,35 @@ def head_of(data: bytes | bytearray, key: str) -> tuple[Head, int] | None:
         raise _damaged(key, f"its head cannot be read: {error}") from error
 
 
-def open_up(head: Head, body: memoryview, key: str) -> list[bytes]:
-    """Return the plain frames of an entry. Raises ChecksumMismatch."""
+def opening(head: Head, body: memoryview, key: str) -> list[Callable[[], bytes]]:
+    """Return what has to be done, in any order, for the plain frames of an entry, the first for none: check them all.
+
+    Raises ChecksumMismatch if the frames cannot be those of the entry, and so does each of the steps.
+    """
     if len(body) != sum(head.frames):
         raise _damaged(key, f"it has {len(body)} bytes after its head, {sum(head.frames)} were stored")
-    if hashlib.sha256(body).hexdigest() != head.sha256:
-        raise _damaged(key, "its sha256 is not what its head says")
-    plain, at, rest = [], 0, head.ends.offset - head.begins.offset
+    steps: list[Callable[[], bytes]] = [partial(_check, head, body, key)]
+    at, rest = 0, head.ends.offset - head.begins.offset
     for length in head.frames:
         size = min(rest, head.frame_size)
-        plain.append(expand(bytes(body[at : at + length]), size))
+        steps.append(partial(_expand, body[at : at + length], size, key))
         at, rest = at + length, rest - size
     if rest:
         raise _damaged(key, f"{rest} bytes are in none of its frames")
-    return plain
+    return steps
+
+
+def _check(head: Head, body: memoryview, key: str) -> bytes:
+    if hashlib.sha256(body).hexdigest() != head.sha256:
+        raise _damaged(key, "its sha256 is not what its head says")
+    return b""
+
+
+def _expand(frame: memoryview, size: int, key: str) -> bytes:
+    try:
+        return expand(bytes(frame), size)
+    except ChecksumMismatch as error:
+        raise _damaged(key, error.what) from error
 
 
 class _Format(msgspec.Struct):

@@ -13,14 +13,25 @@
 
 Offsets are 16 hexadecimal digits, `<high>` the first 8 of them. Those of watermarks, and their times, count down from
 the largest there is, so that the newest is listed first.
+
+A store can only list what begins alike, so where a segment may begin is limited: it is not longer than the largest
+power of two that divides its beginning, at most 1 GiB, or it ends in the 16 MiB that it begins in. PostgreSQL's all do.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from resilience.model.ids import checked_id, checked_name
 
 TARGETS = "targets/"
+HIGH = 32
+LARGEST_SEGMENT = 1 << 30
+_NEAR = 24
 _LAST = (1 << 64) - 1
+_FILE = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.(?:zst|json)")
 _NO_SYSTEM = ("targets",)
 _NO_KIND = ("manifests", "runs", "history", "log", "slices", "watermarks", "gaps", "files")
 
@@ -68,57 +79,109 @@ def history(system: str, target: str, lineage: str, branch: str) -> str:
 
 
 def segments(system: str, target: str, lineage: str, branch: str) -> str:
-    """Return the prefix of a branch's whole segments; `stretch(…)` and `.zst` follow."""
+    """Return the prefix of a branch's whole segments; `segment(…)` follows."""
     return _log(system, target, "log", lineage, branch)
 
 
 def slices(system: str, target: str, lineage: str, branch: str) -> str:
-    """Return the prefix of a branch's slices; `sliced(…)` follows."""
+    """Return the prefix of a branch's slices; `slice_of(…)` follows."""
     return _log(system, target, "slices", lineage, branch)
 
 
 def watermarks(system: str, target: str, lineage: str, branch: str) -> str:
-    """Return the prefix of a branch's watermarks; `descending(…)` and `.json` follow."""
+    """Return the prefix of a branch's watermarks; `watermark(…)` follows."""
     return _log(system, target, "watermarks", lineage, branch)
 
 
-def gaps(system: str, target: str, lineage: str) -> str:
-    """Return the prefix of a lineage's gaps; the branch, `/`, `between(…)` and `.json` follow."""
-    return f"{_place(system, target)}gaps/{checked_name(lineage)}/"
+def gaps(system: str, target: str, lineage: str, branch: str = "") -> str:
+    """Return the prefix of a lineage's gaps, or of a branch's; `gap(…)` follows."""
+    return f"{_place(system, target)}gaps/{checked_name(lineage)}/" + (f"{checked_name(branch)}/" if branch else "")
 
 
 def file(system: str, target: str, lineage: str, name: str) -> str:
     """Return the key of a small file beside a log."""
+    if not _FILE.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a file beside a log: use letters, digits, '_', '.' and '-'")
     return f"{_place(system, target)}files/{checked_name(lineage)}/{name}.zst"
 
 
-def between(begins: int, ends: int) -> str:
-    """Return how the name of a stretch begins or is."""
-    return f"{begins:016X}-{ends:016X}"
-
-
 def segment(begins: int, ends: int) -> str:
-    """Return the name of a whole segment, below `segments(…)`."""
-    return f"{begins >> 32:08X}/{between(begins, ends)}.zst"
+    """Return the name of a whole segment, below `segments(…)`. Raises ValueError if it could not be found there."""
+    return f"{segment_at(_findable(begins, begins, ends))}{ends:016X}.zst"
+
+
+def segment_at(begins: int) -> str:
+    """Return how the name of a whole segment begins that begins there."""
+    return f"{begins >> HIGH:08X}/{begins:016X}-"
 
 
 def slice_of(segment: int, begins: int, ends: int) -> str:
-    """Return the name of a slice, below `slices(…)`."""
-    return f"{segment:016X}/{between(begins, ends)}.zst"
+    """Return the name of a slice, below `slices(…)`. Raises ValueError if it could not be found there."""
+    return f"{slices_at(_findable(segment, begins, ends))}{begins:016X}-{ends:016X}.zst"
 
 
-def watermark(until: int, milliseconds: int) -> str:
-    """Return the name of a watermark recorded at a time, below `watermarks(…)`: the newest sorts first."""
+def slices_at(segment: int) -> str:
+    """Return how the names of all slices begin whose segment begins there."""
+    return f"{segment:016X}/"
+
+
+def slices_about(offset: int) -> Iterator[str]:
+    """Yield how the names of slices that hold an offset may begin, the likeliest first."""
+    block = offset >> _NEAR << _NEAR
+    yield f"{offset >> _NEAR:010X}"
+    for power in range(_NEAR + 1, LARGEST_SEGMENT.bit_length()):
+        if offset >> power << power != block:
+            block = offset >> power << power
+            yield slices_at(block)
+
+
+def highs(begins: int, ends: int | None) -> Iterator[str]:
+    """Yield, in order, how the names of all segments begin that may hold something between two offsets."""
+    first, last = begins >> HIGH, ((1 << 64 if ends is None else ends) - 1) >> HIGH
+    while first <= last:
+        digits, size = 8, 1
+        while digits and first % (size << 4) == 0 and first + (size << 4) - 1 <= last:
+            digits, size = digits - 1, size << 4
+        yield f"{first // size:0{digits}X}" if digits else ""
+        first += size
+
+
+def watermark(until: int) -> str:
+    """Return the name of a watermark, below `watermarks(…)`; `at_time(…)` follows. The largest sorts first."""
     offset = _LAST - until
-    return f"{offset >> 32:08X}/{offset:016X}-{_LAST - milliseconds:016X}.json"
+    return f"{offset >> HIGH:08X}/{offset:016X}-"
 
 
-def stretch(key: str) -> tuple[int, int]:
-    """Return where the entry or gap of a key begins and ends. Raises ValueError."""
-    begins, dash, ends = key.rpartition("/")[2].partition(".")[0].partition("-")
-    if not dash or len(begins) != len(ends) != 16:
-        raise ValueError(f"{key!r} names no stretch of a log")
-    return int(begins, 16), int(ends, 16)
+def at_time(milliseconds: int) -> str:
+    """Return how the name of a watermark ends that was recorded at a time. The newest sorts first."""
+    return f"{_LAST - milliseconds:016X}.json"
+
+
+def gap(begins: int, ends: int) -> str:
+    """Return the name of a gap of a branch, below `gaps(…)`."""
+    return f"{begins:016X}-{ends:016X}.json"
+
+
+def stretch(key: str) -> tuple[int, int] | None:
+    """Return where the entry or gap of a key begins and ends; None if nothing in a log has such a name."""
+    match = _STRETCH.fullmatch(key.rpartition("/")[2])
+    return (int(match[1], 16), int(match[2], 16)) if match else None
+
+
+def until(key: str) -> int | None:
+    """Return where the watermark of a key ends; None if no watermark has such a name."""
+    numbers = stretch(key)
+    return _LAST - numbers[0] if numbers else None
+
+
+def _findable(segment: int, begins: int, ends: int) -> int:
+    """Return the beginning of a segment if whatever of it lies between two offsets can be found again."""
+    room = min(segment & -segment or LARGEST_SEGMENT, LARGEST_SEGMENT)
+    if not 0 <= segment <= begins < ends <= _LAST or (
+        ends - segment > room and segment >> _NEAR != (ends - 1) >> _NEAR
+    ):
+        raise ValueError(f"no segment of a log begins at {segment:X} and holds {begins:X} to {ends:X}")
+    return segment
 
 
 def _log(system: str, target: str, what: str, lineage: str, branch: str) -> str:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 from datetime import datetime
 from typing import TypeVar
 
-from attrs import define, evolve, field
+from attrs import define, field
 
 from resilience.concurrency import closing, in_order, in_thread
 from resilience.model.errors import AlreadyExists, ChecksumMismatch, LineageBroken, ManifestInvalid, ObjectMissing
-from resilience.model.json import Offset
 from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from resilience.model.positions import Position
 from resilience.primitives import ObjectStore
-from resilience.streams.frames import Compressor, Cutter
+from resilience.streams.frames import Compressor, Cutter, expand
 
 from . import layout
-from .entries import Head, head_of, open_up, seal
+from .covering import Finder
+from .entries import Head, head_of, opening, seal
 from .envelope import unwrap, wrap
 from .reading import whole
 
-T = TypeVar("T")
+R = TypeVar("R", Branch, Watermark, Gap)
 
 FRAMES_AHEAD = 8
-LARGEST_SEGMENT = 1 << 30
-"""PostgreSQL's largest segment; an entry that covers a position begins no further before it."""
+ANOTHER = "another server of this lineage writes here: give one of them a name of its own"
 
 
 @define(kw_only=True)
@@ -43,58 +42,53 @@ class ArchiveLog:
     frame_size: int
     clock: Callable[[], datetime] = field(repr=False)
     register: Callable[[], Awaitable[None]] = field(repr=False)
-    _registered: bool = field(default=False, init=False)
+    _registered: bool = field(default=False, init=False, repr=False)
+    _branches: set[str] = field(factory=set, init=False, repr=False)
 
     async def record(self, record: Branch | Watermark | Gap) -> None:
-        """Write a record; see `Log.record`. Raises LineageBroken if a branch is recorded otherwise."""
-        key = self._key_of(record)
+        """Write a record; see `Log.record`. Cancelled: it is there whole, or not at all.
+
+        Raises LineageBroken if a branch is recorded with another history.
+        """
+        key = self._name_of(record)
+        if isinstance(record, Watermark):
+            key += layout.at_time(int(self.clock().timestamp() * 1000))
         await self._register()
         try:
             await self.store.put(key, [wrap(record)])
         except AlreadyExists:
             if isinstance(record, Branch) and await self._read(key, Branch) != record:
-                raise LineageBroken(
-                    f"branch {record.name} is recorded with another history",
-                    operation="archive",
-                    subject=self.target,
-                    hint="another server of this lineage writes here: give one of them a name of its own",
-                ) from None
+                raise self._broken(f"branch {record.name} is recorded with another history") from None
 
     async def append(self, entry: LogEntry, data: Sequence[bytes | memoryview]) -> bool:
         """Store an entry durably; see `Log.append`. Cancelled: it is there whole, or not at all."""
         if (size := sum(map(len, data))) != entry.size:
             raise ValueError(f"an entry of {entry.size} bytes was given {size}")
+        key = self._key_of_entry(entry)
         await self._register()
-        cutter = Cutter(self.frame_size)
-        compressed = in_order(_cut(data, cutter), self.compressor, pool=self.pool, ahead=FRAMES_AHEAD)
+        await self._look_for(entry.branch)
+        compressed = in_order(_cut(data, Cutter(self.frame_size)), self.compressor, pool=self.pool, ahead=FRAMES_AHEAD)
         async with aclosing(compressed) as items:
             frames = [frame async for frame in items]
-        head = await in_thread(seal, entry, frames, self.frame_size)
+        head = await in_thread(seal, entry, frames, self.frame_size, target=self.target, lineage=self.lineage)
         try:
-            await self.store.put(self._key_of_entry(entry), [head, *frames])
+            await self.store.put(key, [head, *frames])
         except AlreadyExists:
             if await in_thread(_same, await self.read(entry), data):
                 return False
-            raise LineageBroken(
-                f"{entry} is in the archive with other bytes",
-                operation="archive",
-                subject=self.target,
-                hint="another server of this lineage writes here: give one of them a name of its own",
-            ) from None
+            raise self._broken(f"{entry} is in the archive with other bytes") from None
         return True
 
     async def keep(self, name: str, data: bytes) -> None:
-        """Store a small file; see `Log.keep`. Raises LineageBroken if one of that name has other content."""
+        """Store a small file; see `Log.keep`. Cancelled: it is there whole, or not at all."""
         key = layout.file(self.system, self.target, self.lineage, name)
         await self._register()
         frame = await in_thread(self.compressor, [data])
         try:
             await self.store.put(key, [frame])
         except AlreadyExists:
-            if await whole(self.store, key) != frame:
-                raise LineageBroken(
-                    f"{name} is in the archive with other bytes", operation="archive", subject=self.target
-                ) from None
+            if not await in_thread(_expands_to, await whole(self.store, key), data):
+                raise self._broken(f"{name} is in the archive with other bytes") from None
 
     async def survey(self) -> LogFacts:
         """Return the branches, how far each is durable, and the gaps that were acknowledged."""
@@ -116,35 +110,28 @@ class ArchiveLog:
         The newest record is the first one listed; what was appended after it is found from there.
         """
         recorded = await self._recorded(branch)
-        run, last = recorded, None
-        async with closing(self.entries(branch, begins=recorded.ends.offset if recorded else 0)) as entries:
-            async for entry in entries:
-                if run is None or entry.begins.offset > run.ends.offset:
-                    if recorded is not None:
-                        break  # a hole, which nobody has acknowledged
-                    run, last = Watermark(begins=entry.begins, ends=entry.ends), entry
-                elif entry.ends.offset > run.ends.offset:
-                    run, last = evolve(run, ends=entry.ends), entry
-        if run is None or last is None:
-            return run
-        described = await self.describe(last)
-        begins = run.begins if recorded else (await self.describe(await self._first(branch, run.begins))).begins
-        return Watermark(begins=begins, ends=described.ends, latest=described.latest, complete_at=described.complete_at)
+        first, last = await self._going_on(branch, recorded.ends.offset if recorded else None)
+        reached = last or recorded
+        if reached is None:
+            return None
+        begins = recorded.begins if recorded else None
+        async for gap in self._gaps(branch):
+            if gap.begins.offset <= reached.ends.offset < gap.ends.offset:
+                _, behind = await self._going_on(branch, gap.ends.offset)
+                if behind is not None:
+                    begins, reached, last = gap.ends, behind, behind
+        if last is None:
+            return recorded
+        if begins is None and first is not None:
+            begins = (await self.describe(first)).begins
+        return _moved(recorded, begins or last.begins, await self.describe(last))
 
     async def entries(self, branch: str, *, begins: int = 0, ends: int | None = None) -> AsyncGenerator[LogEntry]:
-        """Yield what covers a stretch; see `Log.entries`."""
-        at = begins
-        aligned = False  # whether `at` is known to be where a segment begins
-        async with closing(self._segments(branch, begins, ends)) as segments:
-            async for entry in segments:
-                if entry.begins.offset > at:
-                    async for piece in self._slices(branch, at, entry.begins.offset, aligned=aligned):
-                        yield piece
+        """Yield what covers a stretch; see `Log.entries`. Only names are looked at."""
+        known = await self._known(branch) if ends is None and begins else 0
+        async with closing(self._finder(branch).entries(begins, ends, known=known)) as entries:
+            async for entry in entries:
                 yield entry
-                at, aligned = entry.ends.offset, True
-        if ends is None or at < ends:
-            async for piece in self._slices(branch, at, ends, aligned=aligned):
-                yield piece
 
     async def read(self, entry: LogEntry) -> Sequence[bytes]:
         """Return an entry's bytes in verified pieces; see `Log.read`."""
@@ -152,9 +139,13 @@ class ArchiveLog:
         data = await whole(self.store, key)
         if data is None:
             raise ObjectMissing("there is no such entry", operation="read log", subject=key)
-        head, length = _headed(data, key)
-        _belongs(head, entry, key)
-        return await in_thread(open_up, head, memoryview(data)[length:], key)
+        if (found := self._head(data, entry, key)) is None:
+            raise _cut_short(key)
+        head, length = found
+        steps = opening(head, memoryview(data)[length:], key)
+        async with aclosing(in_order(_each(steps), _call, pool=self.pool, ahead=FRAMES_AHEAD)) as plain:
+            _, *frames = [frame async for frame in plain]
+        return frames
 
     async def describe(self, entry: LogEntry) -> LogEntry:
         """Return an entry with all that its head says; see `Log.describe`."""
@@ -163,113 +154,119 @@ class ArchiveLog:
         async with self.store.get(key) as chunks:
             async for chunk in chunks:
                 data += chunk
-                if (found := head_of(data, key)) is not None:
-                    _belongs(found[0], entry, key)
+                if (found := self._head(data, entry, key)) is not None:
                     return found[0].entry
-        raise ChecksumMismatch("it ends within its head", operation="read log", subject=key)
+        raise _cut_short(key)
+
+    def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:
+        found = head_of(data, key)
+        if found is not None:
+            head = found[0]
+            if (head.target, head.lineage) != (self.target, self.lineage) or _place(head.entry) != _place(entry):
+                raise ChecksumMismatch("it belongs under another name", operation="read log", subject=key)
+        return found
 
     async def _recorded(self, branch: str) -> Watermark | None:
+        async with closing(self._watermarks(branch)) as keys:
+            async for key in keys:
+                return await self._read(key, Watermark)
+        return None
+
+    async def _watermarks(self, branch: str) -> AsyncGenerator[str]:
         prefix = layout.watermarks(self.system, self.target, self.lineage, branch)
         async with closing(self.store.list(prefix)) as infos:
             async for info in infos:
-                return await self._read(info.key, Watermark)
-        return None
+                if layout.until(info.key) is not None:
+                    yield info.key
 
-    async def _first(self, branch: str, begins: Position) -> LogEntry:
-        async with closing(self.entries(branch, begins=begins.offset)) as entries:
-            return await anext(aiter(entries))
-
-    async def _segments(self, branch: str, begins: int, ends: int | None) -> AsyncGenerator[LogEntry]:
-        prefix = layout.segments(self.system, self.target, self.lineage, branch)
-        within = "" if ends is None else _shared(begins, ends)
-        async with closing(self.store.list(prefix + within)) as infos:
+    async def _gaps(self, branch: str) -> AsyncGenerator[Gap]:
+        async with closing(self.store.list(layout.gaps(self.system, self.target, self.lineage, branch))) as infos:
             async for info in infos:
-                entry = _entry(branch, *layout.stretch(info.key))
-                if ends is not None and entry.begins.offset >= ends:
-                    return
-                if entry.ends.offset > begins:
-                    yield entry
+                yield await self._read(info.key, Gap)
 
-    async def _slices(self, branch: str, begins: int, ends: int | None, *, aligned: bool) -> AsyncGenerator[LogEntry]:
-        """Yield the longest slices from `begins` on, up to the first hole or `ends`."""
-        at = begins
-        while ends is None or at < ends:
-            found = await self._sliced(branch, at, aligned=aligned)
-            if not found:
-                return
-            for entry in found:
-                yield entry
-            at, aligned = found[-1].ends.offset, True
+    async def _known(self, branch: str) -> int:
+        """Return up to where the records of a branch reach."""
+        known = [gap.ends.offset async for gap in self._gaps(branch)]
+        async with closing(self._watermarks(branch)) as keys:
+            async for key in keys:
+                return max([layout.until(key) or 0, *known])
+        return max(known, default=0)
 
-    async def _sliced(self, branch: str, begins: int, *, aligned: bool) -> list[LogEntry]:
-        """Return the slices of one segment that go on from `begins`, always the longest that fits."""
-        prefix = layout.slices(self.system, self.target, self.lineage, branch)
-        within = f"{begins:016X}/" if aligned else _shared(begins, begins + 1).rpartition("/")[2]
-        candidates = []
-        async with closing(self.store.list(prefix + within)) as infos:
-            async for info in infos:
-                segment = int(info.key.removeprefix(prefix).partition("/")[0], 16)
-                candidates.append(_entry(branch, *layout.stretch(info.key), segment=segment))
-        chosen: list[LogEntry] = []
-        at = begins
-        while fitting := [each for each in candidates if each.begins.offset <= at < each.ends.offset]:
-            chosen.append(max(fitting, key=lambda each: each.ends.offset))
-            at = chosen[-1].ends.offset
-        return chosen
+    async def _going_on(self, branch: str, at: int | None) -> tuple[LogEntry | None, LogEntry | None]:
+        """Return the first and last entry of the run that goes on from `at`, or of the first run of all."""
+        first = last = None
+        async with closing(self._finder(branch).entries(at or 0, None, known=at or 0)) as entries:
+            async for entry in entries:
+                if at is None or entry.begins.offset <= at < entry.ends.offset:
+                    first, last, at = first or entry, entry, entry.ends.offset
+                elif entry.begins.offset > at:
+                    break
+        return first, last
+
+    def _finder(self, branch: str) -> Finder:
+        return Finder(
+            store=self.store,
+            branch=branch,
+            segments=layout.segments(self.system, self.target, self.lineage, branch),
+            slices=layout.slices(self.system, self.target, self.lineage, branch),
+        )
 
     async def _register(self) -> None:
         if not self._registered:
             await self.register()
             self._registered = True
 
-    async def _read(self, key: str, kind: type[T]) -> T:
+    async def _look_for(self, branch: str) -> None:
+        if branch not in self._branches:
+            if await self.store.stat(layout.history(self.system, self.target, self.lineage, branch)) is None:
+                raise ValueError(f"branch {branch} is not recorded: nobody would find what is appended to it")
+            self._branches.add(branch)
+
+    async def _read(self, key: str, kind: type[R]) -> R:
         data = await whole(self.store, key)
         if data is None:
             raise ManifestInvalid("it was there a moment ago", operation="read log", subject=key)
-        return unwrap(data, key, kind)
+        record = unwrap(data, key, kind)
+        if not key.startswith(self._name_of(record)):
+            raise ManifestInvalid("it belongs under another name", operation="read log", subject=key)
+        return record
 
-    def _key_of(self, record: Branch | Watermark | Gap) -> str:
+    def _name_of(self, record: Branch | Watermark | Gap) -> str:
+        """Return the key of a record; of a watermark without the time."""
+        whose = (self.system, self.target, self.lineage)
         if isinstance(record, Branch):
-            return layout.history(self.system, self.target, self.lineage, record.name)
+            return layout.history(*whose, record.name)
         if isinstance(record, Watermark):
-            prefix = layout.watermarks(self.system, self.target, self.lineage, record.branch)
-            return prefix + layout.watermark(record.ends.offset, int(self.clock().timestamp() * 1000))
-        prefix = layout.gaps(self.system, self.target, self.lineage)
-        return f"{prefix}{record.branch}/{layout.between(record.begins.offset, record.ends.offset)}.json"
+            return layout.watermarks(*whose, record.branch) + layout.watermark(record.ends.offset)
+        return layout.gaps(*whose, record.branch) + layout.gap(record.begins.offset, record.ends.offset)
 
     def _key_of_entry(self, entry: LogEntry) -> str:
-        begins, ends = entry.begins.offset, entry.ends.offset
-        if entry.segment is None:
-            prefix = layout.segments(self.system, self.target, self.lineage, entry.branch)
-            return prefix + layout.segment(begins, ends)
-        prefix = layout.slices(self.system, self.target, self.lineage, entry.branch)
-        return prefix + layout.slice_of(entry.segment.offset, begins, ends)
+        branch, segment, begins, ends = _place(entry)
+        if branch != entry.begins.branch or (entry.segment and entry.segment.branch != branch):
+            raise ValueError(f"{entry!r} lies on more than one branch")
+        if segment is None:
+            return layout.segments(self.system, self.target, self.lineage, branch) + layout.segment(begins, ends)
+        return layout.slices(self.system, self.target, self.lineage, branch) + layout.slice_of(segment, begins, ends)
+
+    def _broken(self, what: str) -> LineageBroken:
+        return LineageBroken(what, operation="archive", subject=self.target, hint=ANOTHER)
 
 
-def _entry(branch: str, begins: int, ends: int, *, segment: int | None = None) -> LogEntry:
-    return LogEntry(
-        begins=_position(branch, begins),
-        ends=_position(branch, ends),
-        segment=None if segment is None else _position(branch, segment),
-    )
+def _place(entry: LogEntry) -> tuple[str, int | None, int, int]:
+    segment = None if entry.segment is None else entry.segment.offset
+    return entry.branch, segment, entry.begins.offset, entry.ends.offset
 
 
-def _position(branch: str, offset: int) -> Position:
-    return Position(branch=branch, offset=Offset(offset), text=f"{offset:016X}")
+def _moved(recorded: Watermark | None, begins: Position, last: LogEntry) -> Watermark:
+    """Return the watermark at the end of an entry; what was known before still holds where the entry says nothing."""
+    latest, complete_at = last.latest, last.complete_at
+    if recorded is not None:
+        complete_at = complete_at or recorded.complete_at
+        latest = latest and max(latest, recorded.latest or latest)
+    return Watermark(begins=begins, ends=last.ends, latest=latest, complete_at=complete_at)
 
 
-def _shared(begins: int, ends: int) -> str:
-    """Return what the names of all segments that may cover a stretch have in common."""
-    first, last = max(0, begins - LARGEST_SEGMENT), ends - 1
-    if first >> 32 != last >> 32:
-        return ""
-    digits = f"{first:016X}"
-    while digits and not f"{last:016X}".startswith(digits):
-        digits = digits[:-1]
-    return f"{first >> 32:08X}/{digits}"
-
-
-async def _cut(data: Sequence[bytes | memoryview], cutter: Cutter) -> AsyncIterator[Sequence[bytes | memoryview]]:
+async def _cut(data: Sequence[bytes | memoryview], cutter: Cutter) -> AsyncGenerator[Sequence[bytes | memoryview]]:
     for piece in data:
         for frame in cutter.feed(piece):
             yield frame
@@ -277,18 +274,25 @@ async def _cut(data: Sequence[bytes | memoryview], cutter: Cutter) -> AsyncItera
         yield frame
 
 
-def _headed(data: bytes, key: str) -> tuple[Head, int]:
-    found = head_of(data, key)
-    if found is None:
-        raise ChecksumMismatch("it ends within its head", operation="read log", subject=key)
-    return found
+async def _each(steps: Iterable[Callable[[], bytes]]) -> AsyncGenerator[Callable[[], bytes]]:
+    for step in steps:
+        yield step
 
 
-def _belongs(head: Head, entry: LogEntry, key: str) -> None:
-    named = (entry.branch, entry.begins.offset, entry.ends.offset)
-    if (head.ends.branch, head.begins.offset, head.ends.offset) != named:
-        raise ChecksumMismatch("it belongs under another name", operation="read log", subject=key)
+def _call(step: Callable[[], bytes]) -> bytes:
+    return step()
+
+
+def _cut_short(key: str) -> ChecksumMismatch:
+    return ChecksumMismatch("it ends within its head", operation="read log", subject=key)
 
 
 def _same(stored: Sequence[bytes], data: Sequence[bytes | memoryview]) -> bool:
     return b"".join(stored) == b"".join(data)
+
+
+def _expands_to(stored: bytes | None, data: bytes) -> bool:
+    try:
+        return stored is not None and expand(stored, len(data)) == data
+    except ChecksumMismatch:
+        return False

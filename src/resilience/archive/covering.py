@@ -1,0 +1,145 @@
+"""What covers a stretch of a log, found by the names of its entries alone and with as few lists as can be."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from operator import attrgetter
+from typing import NamedTuple
+
+from attrs import frozen
+
+from resilience.concurrency import closing
+from resilience.model.json import Offset
+from resilience.model.log import LogEntry
+from resilience.model.positions import Position
+from resilience.primitives import ObjectStore
+
+from . import layout
+
+
+class Slice(NamedTuple):
+    """What the name of a slice says."""
+
+    begins: int
+    ends: int
+    segment: int
+
+
+@frozen(kw_only=True)
+class Finder:
+    """Finds the entries of one branch, below the prefixes of its segments and its slices; see `Log.entries`."""
+
+    store: ObjectStore
+    branch: str
+    segments: str
+    slices: str
+
+    async def entries(self, begins: int, ends: int | None, *, known: int = 0) -> AsyncGenerator[LogEntry]:
+        """Yield what covers a stretch.
+
+        Without `ends` it looks up to `known` at least, and from there on until 4 GiB have no whole segment.
+        """
+        at, aligned = begins, False  # whether `at` is known to be where a segment begins
+        leading = await self._first_slice() if begins == 0 else None
+        async with closing(self._segments(begins, ends, known)) as segments:
+            async for entry in segments:
+                if leading is not None:
+                    at, leading = min(leading, entry.begins.offset), None
+                async for piece in self._slices(at, entry.begins.offset, aligned=aligned):
+                    yield piece
+                yield entry
+                at, aligned = entry.ends.offset, True
+        async for piece in self._slices(at if leading is None else leading, ends, aligned=aligned):
+            yield piece
+
+    async def _segments(self, begins: int, ends: int | None, known: int) -> AsyncGenerator[LogEntry]:
+        if ends is None:
+            async with closing(self._open_ended(begins, known)) as entries:
+                async for entry in entries:
+                    yield entry
+            return
+        if ends - begins <= layout.LARGEST_SEGMENT:
+            async for entry in self._whole(layout.segment_at(begins)):
+                if entry.ends.offset >= ends:
+                    yield entry  # the one that was meant: nothing else need be listed
+                    return
+        for high in layout.highs(begins, ends):
+            async for entry in self._whole(high):
+                if begins < entry.ends.offset and entry.begins.offset < ends:
+                    yield entry
+
+    async def _open_ended(self, begins: int, known: int) -> AsyncGenerator[LogEntry]:
+        until = max(begins + 1, known)
+        for high in layout.highs(begins, until if begins else None):
+            async for entry in self._whole(high):
+                if begins < entry.ends.offset:
+                    yield entry
+        found = bool(begins)
+        while found:
+            found = False
+            until = ((until - 1 >> layout.HIGH) + 1 << layout.HIGH) + 1
+            for high in layout.highs(until - 1, until):
+                async for entry in self._whole(high):
+                    found = True
+                    yield entry
+
+    async def _whole(self, within: str) -> AsyncGenerator[LogEntry]:
+        async with closing(self.store.list(self.segments + within)) as infos:
+            async for info in infos:
+                if stretch := layout.stretch(info.key):
+                    yield self._entry(*stretch)
+
+    async def _slices(self, at: int, ends: int | None, *, aligned: bool) -> AsyncGenerator[LogEntry]:
+        """Yield the longest slices from `at` on, up to the first hole or `ends`."""
+        while ends is None or at < ends:
+            chosen = await self._chain(at, ends, aligned=aligned)
+            if not chosen:
+                return
+            for each in chosen:
+                yield self._entry(*each)
+            at, aligned = chosen[-1].ends, True
+
+    async def _chain(self, at: int, ends: int | None, *, aligned: bool) -> list[Slice]:
+        for within in [layout.slices_at(at)] if aligned else layout.slices_about(at):
+            found = [each async for each in self._sliced(within)]
+            if any(each.begins <= at <= each.ends for each in found):
+                return longest(found, at, ends)
+        return []
+
+    async def _first_slice(self) -> int | None:
+        async with closing(self._sliced("")) as found:
+            async for each in found:
+                return each.begins
+        return None
+
+    async def _sliced(self, within: str) -> AsyncGenerator[Slice]:
+        async with closing(self.store.list(self.slices + within)) as infos:
+            async for info in infos:
+                if stretch := layout.stretch(info.key):
+                    yield Slice(*stretch, int(info.key.removeprefix(self.slices).partition("/")[0], 16))
+
+    def _entry(self, begins: int, ends: int, segment: int | None = None) -> LogEntry:
+        return LogEntry(
+            begins=_position(self.branch, begins),
+            ends=_position(self.branch, ends),
+            segment=None if segment is None else _position(self.branch, segment),
+        )
+
+
+def longest(slices: Iterable[Slice], at: int, ends: int | None) -> list[Slice]:
+    """Choose slices that go on from `at` without a hole, up to `ends`: always the one that reaches furthest."""
+    chosen: list[Slice] = []
+    waiting, best = deque(sorted(slices)), Slice(at, at, at)
+    while ends is None or at < ends:
+        while waiting and waiting[0].begins <= at:
+            best = max(best, waiting.popleft(), key=attrgetter("ends", "begins"))
+        if best.ends <= at:
+            break
+        chosen.append(best)
+        at = best.ends
+    return chosen
+
+
+def _position(branch: str, offset: int) -> Position:
+    return Position(branch=branch, offset=Offset(offset), text=f"{offset:016X}")

@@ -57,7 +57,7 @@ class Diagnosable(Named, Protocol):
       it may not see is a note that says what to grant. An exception means that it could not look at all.
     """
 
-    async def diagnose(self, objective: Objective | None) -> Checkup: ...
+    async def diagnose(self, objective: Objective) -> Checkup: ...
 
 
 class Capture(Protocol):

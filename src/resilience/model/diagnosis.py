@@ -37,8 +37,9 @@ class Checkup(Shown):
     """What a system says of itself, held against the reference and an objective.
 
     `now` is its own clock, `position` where its log has got to and `log_rate` how fast that grows, in bytes a second;
-    None where it cannot tell. `streaming`: something is taking its log away as it is written. `only_full` says why it
-    cannot give an incremental backup; empty where it can.
+    None where it cannot tell. `writes`: it is the one that writes, no replica. `only_full` says why it cannot give an
+    incremental backup; empty where it can. `replays` are the kinds of backup that its log continues. `unarchived` is
+    what to say, unless an archive shows otherwise, where nothing takes its log away.
     """
 
     target: str
@@ -49,8 +50,10 @@ class Checkup(Shown):
     now: datetime = field(validator=aware)
     position: Position | None = None
     log_rate: float | None = None
-    streaming: bool = False
+    writes: bool = True
+    unarchived: Finding | None = None
     only_full: str = "it knows no incremental backups"
+    replays: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
     findings: tuple[Finding, ...] = ()
 
@@ -65,7 +68,7 @@ class Diagnosis(Shown):
     """
 
     checkup: Checkup
-    objective: Objective | None = None
+    objective: Objective
     assumed: bool = False
     readings: tuple[Reading, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -84,15 +87,13 @@ class Diagnosis(Shown):
         return "\n".join([*self._head(), *_told(self.findings), "", *_table(self.readings)])
 
     def _head(self) -> list[str]:
-        lines = [
+        whose = "the reference's objective" if self.assumed else "objective"
+        return [
             f"{self.target}: {self._verdict()}",
             f"  {self.checkup.description}",
             f"  at {self.checkup.where}, lineage {self.checkup.lineage}",
+            *wrap(f"{whose}: {self.objective}", _WIDTH, initial_indent="  ", subsequent_indent="    "),
         ]
-        if self.objective is not None:
-            whose = "the reference's objective" if self.assumed else "objective"
-            lines += wrap(f"{whose}: {self.objective}", _WIDTH, initial_indent="  ", subsequent_indent="    ")
-        return lines
 
     def _verdict(self) -> str:
         counts = [(severity, sum(each.severity == severity for each in self.findings)) for severity in WORST_FIRST]
@@ -105,8 +106,7 @@ class Diagnosis(Shown):
             _html_row(finding.severity, finding.subject, finding.text, finding.hint) for finding in self.findings
         )
         readings = "".join(
-            _html_row(_MARKS[reading.standing], reading.name, reading.value, reading.reference)
-            for reading in self.readings
+            _html_row(_mark(reading), reading.name, reading.value, reading.reference) for reading in self.readings
         )
         return f"<p>{head}</p><table>{findings}</table><table>{readings}</table>"
 
@@ -117,10 +117,10 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def judged(readings: Iterable[Reading], findings: Sequence[Finding]) -> tuple[Reading, ...]:
-    """Give every reading the standing of the worst finding about it: the one whose subject is its name."""
+    """Give every reading that has none yet the standing of the worst finding about it, whose subject is its name."""
     worst = {finding.subject: finding.severity for finding in reversed(worst_first(findings))}
     return tuple(
-        reading if reading.standing == "unseen" else evolve(reading, standing=worst.get(reading.name, "good"))
+        reading if reading.standing != "good" else evolve(reading, standing=worst.get(reading.name, "good"))
         for reading in readings
     )
 
@@ -131,7 +131,8 @@ def _told(findings: Iterable[Finding]) -> list[str]:
     for finding in findings:
         word = finding.severity.upper() if finding.severity == "blocker" else finding.severity
         lines += ["", *wrap(f"{word}  {finding.subject}: {finding.text}", _WIDTH, subsequent_indent="    ")]
-        lines += [f"    -> {line}" for line in finding.hint.splitlines()]
+        arrows = ("->", *[""] * finding.hint.count("\n"))
+        lines += [f"    {arrow:2} {line}" for arrow, line in zip(arrows, finding.hint.splitlines(), strict=False)]
     return lines
 
 
@@ -140,9 +141,13 @@ def _table(readings: Sequence[Reading]) -> list[str]:
         return []
     name, value = (max(len(text) for text in column) for column in _columns(readings))
     lines = [f"   {'':{name}}  {'is':{value}}  should be"]
-    for each in readings:
-        lines.append(f"{_MARKS[each.standing]:2} {each.name:{name}}  {each.value:{value}}  {each.reference}".rstrip())
-    return lines
+    lines += [f"{_mark(each):2} {each.name:{name}}  {each.value:{value}}  {each.reference}" for each in readings]
+    return [line.rstrip() for line in lines]
+
+
+def _mark(reading: Reading) -> str:
+    """Mark what is good only where something was wanted of it."""
+    return "" if reading.standing == "good" and not reading.reference else _MARKS[reading.standing]
 
 
 def _columns(readings: Sequence[Reading]) -> tuple[list[str], list[str]]:

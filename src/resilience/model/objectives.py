@@ -67,6 +67,11 @@ class Objective(Shown):
         """Whether it wants backups between the full ones."""
         return self.every is not None and self.full_every is not None and self.every < self.full_every
 
+    @property
+    def needs_log(self) -> bool:
+        """Whether backups alone, as often as they are taken, do not keep to the RPO."""
+        return self.continuous or self.every is None or self.every > self.rpo
+
     def __str__(self) -> str:
         words = [f"RPO {as_span(self.rpo)}", f"RTO {as_span(self.rto)}"]
         if self.overhead:

@@ -11,17 +11,19 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import in_background, in_thread
 from resilience.model.capture import Captured, Part
+from resilience.model.diagnosis import Checkup
 from resilience.model.errors import Corrupt, ManifestInvalid, NotIncremental
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
 from resilience.model.json import Json
 from resilience.model.moments import utc_now
+from resilience.model.objectives import Objective
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 
-from . import server_manifest, survey
+from . import doctor, server_manifest, survey
 from .base_backup import BaseBackup, Begin, Parent
 from .client import Dsn, parse_dsn, replication
 
@@ -50,6 +52,10 @@ class PostgresTarget:
     async def survey(self) -> TargetFacts:
         """Look at the server: versions, lineage, collations, what stands in the way. Writes nothing."""
         return await survey.survey(self.dsn, target=self.name, kind=self.kind)
+
+    async def diagnose(self, objective: Objective) -> Checkup:
+        """Examine the server against the reference and an objective; see `doctor()`. Writes nothing."""
+        return await doctor.diagnose(self.dsn, objective, target=self.name, clock=self.clock)
 
     @asynccontextmanager
     async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[BaseCapture]:

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from attrs import define, evolve, field
+from attrs.converters import optional
+from attrs.validators import ge, in_
 
 from resilience.concurrency import finish, in_thread
 from resilience.model.capture import Restored
@@ -21,15 +23,21 @@ from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Log, Reached, StoredBackup
 
+from .client import Dsn, parse_dsn
 from .combining import PROGRAM as COMBINE
+from .ending import End, Ending
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
 from .places import Places, is_empty, places_for
-from .recovery import recover
+from .prefetch import Feeder, order, segments_in
+from .recovery import Recovery
+from .spool import Spool
 from .tools import Tools
 from .unpacking import Unpacking
-from .untar import PG_CONTROL
+from .untar import PG_CONTROL, FileSystems
+from .wal_source import WalSource
 
+PATIENCE_SECONDS = 900.0
 PROGRAMS = ("postgres", "pg_controldata", "pg_ctl")
 
 
@@ -46,6 +54,13 @@ class PostgresDataDirectory:
     root, files and server belong to `owner`, by default whoever owns the folder (or the nearest one that exists). With
     `leave="running"` the server is started with the cluster's own configuration once the restore is proven. `preload`
     names libraries that recovery needs (custom WAL resource managers); until then no other is loaded.
+
+    `end` is what is left, once the target is met: `promote`: a primary on a new timeline. `pause` and `shutdown`: a
+    server still in recovery, which pauses or shuts down there again whenever it is started, until it is promoted or
+    given a further target; asked for everything there is, it waits for more as a standby does. `standby`: a standby,
+    which goes on with `restore_command` and follows `primary` (its connection string) through `slot`. A password in it
+    is written to postgresql.auto.conf, which belongs to the account alone. A store that does not answer while recovery
+    runs is asked again for `patience` seconds.
     """
 
     system: ClassVar[str] = "postgresql"
@@ -58,8 +73,20 @@ class PostgresDataDirectory:
     owner: str | None = field(default=None, kw_only=True)
     leave: Literal["stopped", "running"] = field(default="stopped", kw_only=True)
     preload: Sequence[str] = field(default=(), kw_only=True)
+    end: End = field(default="promote", validator=in_(get_args(End)), kw_only=True)
+    primary: Dsn | None = field(default=None, converter=optional(parse_dsn), kw_only=True)
+    slot: str = field(default="", kw_only=True)
+    restore_command: str = field(default="", repr=False, kw_only=True)
+    patience: float = field(default=PATIENCE_SECONDS, validator=ge(0), kw_only=True)
     _places: Places | None = field(default=None, init=False, repr=False)
     _restored: Isolation | None = field(default=None, init=False, repr=False)
+    _again: Mapping[str, str] = field(factory=dict, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.end == "shutdown" and self.leave == "running":
+            raise ValueError("a server that is to shut down at its target cannot be left running")
+        if self.end != "standby" and (self.primary is not None or self.slot):
+            raise ValueError("only a standby follows a primary: end='standby'")
 
     @property
     def name(self) -> str:
@@ -79,12 +106,13 @@ class PostgresDataDirectory:
         log: Log | None = None,
         reached: Reached | None = None,
     ) -> Restored:
-        """Restore a base backup or a chain; see `RestoreDestination.apply`.
+        """Restore a base backup or a chain and replay the log up to the target; see `RestoreDestination.apply`.
 
-        Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,
-        Corrupt if the archive is damaged, Interrupted if the server cannot start. Cancelled or failed, no server runs
-        and none can be started here, unless that was at the very end: then the restore is complete. `discard` removes
-        what is here.
+        Raises Refused if something has appeared here since the plan was made (NotRecoverable if the log turns out not
+        to hold the target), StorageFailed if the disk is full, Unavailable if the store stays away, Corrupt (LogGap) if
+        the archive is damaged, Interrupted if the server cannot start or stops elsewhere than it was asked to.
+        Cancelled or failed, no server runs and none can be started here, unless that was at the very end: then the
+        restore is complete. `discard` removes what is here.
         """
         manifests = [backup.manifest for backup in chain]
         manifest = manifests[-1]
@@ -97,8 +125,7 @@ class PostgresDataDirectory:
         try:
             await Unpacking(places, mark, Tools.at(self.bin_dir)).unpack(chain)
             self._restored = self._isolation(manifest, places)
-            restored = await recover(self._restored, manifest)
-            await in_thread(mark.lift)
+            restored = await self._recover(plan, manifest, log=log, mark=mark, reached=reached)
         finally:
             mark.release()
         if self.leave == "running":
@@ -110,7 +137,7 @@ class PostgresDataDirectory:
         """Run an isolated server on the restored directory; see `RestoreDestination.live`."""
         if self._restored is None:
             raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
-        async with self._restored.run() as server:
+        async with self._restored.run(self._again) as server:
             await server.ready("select true", seconds=READY_SECONDS)
             yield LiveServer(dsn=server.dsn.uri())
 
@@ -130,6 +157,60 @@ class PostgresDataDirectory:
                 f"{error.strerror}: {error.filename}", operation="discard", subject=self.name, hint="discard it again"
             ) from error
         self._restored = self._places = None
+
+    async def _recover(
+        self, plan: RestorePlan, manifest: Manifest, *, log: Log | None, mark: Mark, reached: Reached | None
+    ) -> Restored:
+        """Recover, then make everything durable at once and lift the mark.
+
+        The server syncs nothing meanwhile: what a crash of the machine leaves is still behind the mark, which is
+        durable. syncfs(2) reports every write that failed since the file systems were opened, the server's too.
+        """
+        isolation, places = self._restored, self._places
+        if isolation is None or places is None:
+            raise ValueError("nothing has been unpacked")
+        disks = FileSystems()
+        try:
+            await in_thread(disks.open, places.folders)
+            feeder = await self._feeder(plan, manifest, log, isolation)
+            ending = Ending(end=self.end, primary=self.primary, slot=self.slot, restore_command=self.restore_command)
+            recovery = Recovery(
+                isolation=isolation, manifest=manifest, plan=plan, feeder=feeder, ending=ending, reached=reached
+            )
+            restored = await recovery.run()
+            self._restored, self._again = recovery.isolation, recovery.again
+            await in_thread(recovery.settle, mark)
+            await in_thread(disks.sync)
+            await in_thread(mark.lift)
+        except OSError as error:
+            raise StorageFailed(
+                f"{error.strerror}: {error.filename or self.path}", operation="restore", subject=self.name
+            ) from error
+        finally:
+            disks.close()
+        return restored
+
+    async def _feeder(
+        self, plan: RestorePlan, manifest: Manifest, log: Log | None, isolation: Isolation
+    ) -> Feeder | None:
+        if not plan.replay:
+            return None
+        if log is None:
+            raise ValueError("the plan replays a log, but none was given")
+        size = (await isolation.control()).segment_size
+        wal = self.path / "pg_wal"
+        here = await in_thread(segments_in, wal)
+        # A primary ends its last segment when a backup ends; a standby cannot.
+        whole = here[:-1] if manifest.details.get("from_standby") else here
+        return Feeder(
+            source=WalSource(log, size),
+            spool=Spool(wal / "resilience", account=isolation.account),
+            planned=order(plan.replay, size),
+            here=whole,
+            spare=here[len(whole) :],
+            ends=plan.replay[-1].ends.offset if plan.to_the_end and plan.until.kind != "latest" else None,
+            patience=self.patience,
+        )
 
     async def _start(self) -> None:
         try:

@@ -7,16 +7,18 @@ postgresql.auto.conf says is overridden on the command line (PostgreSQL 20.1.4).
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import asyncpg
-from attrs import frozen
+from attrs import define, frozen
 from tenacity import AsyncRetrying, RetryError, retry_if_result, stop_after_delay, stop_never, wait_fixed
 
 from resilience.concurrency import finish
@@ -44,7 +46,15 @@ ISOLATED: Mapping[str, str] = {
     "recovery_target_xid": "",
     "recovery_target_lsn": "",
     "recovery_target": "",
+    "recovery_target_inclusive": "on",
+    "recovery_target_timeline": "latest",
+    "recovery_target_action": "pause",
     "recovery_min_apply_delay": "0",
+    "hot_standby": "on",
+    # Replay waits for none of our queries, and asks again soon for what it did not get.
+    "max_standby_archive_delay": "0",
+    "max_standby_streaming_delay": "0",
+    "wal_retrieve_retry_interval": "100ms",
     "primary_conninfo": "",
     "primary_slot_name": "",
     "synchronous_standby_names": "",
@@ -94,9 +104,12 @@ _NOT_YET = (
     ConnectionError,
     FileNotFoundError,
     TimeoutError,
-    asyncpg.CannotConnectNowError,
     asyncpg.ConnectionDoesNotExistError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.SerializationError,
 )
+_RACED = "recovery is not in progress"
+_LAST_HOME = "template1"
 
 
 @frozen
@@ -104,6 +117,14 @@ class LiveServer:
     """An isolated server that runs; `dsn` reaches it from this machine only."""
 
     dsn: str
+
+
+@frozen(kw_only=True)
+class Control:
+    """What pg_control says: bytes per WAL segment, and the settings that a server on it has to have."""
+
+    segment_size: int
+    settings: Mapping[str, str]
 
 
 @frozen(kw_only=True)
@@ -179,21 +200,29 @@ class Isolation:
             **settings,
         }
 
-    async def _inherited(self) -> dict[str, str]:
+    async def control(self) -> Control:
+        """Read pg_control. Raises Unsupported."""
         async with self.tools.start(
             "pg_controldata", ["-D", str(self.data)], stdout=True, account=self.account, environment={"LC_ALL": "C"}
         ) as running:
             printed = (await running.read_all()).decode()
             await running.succeed(Unsupported)
         found = {name: value.strip() for name, _, value in (line.partition(":") for line in printed.splitlines())}
-        same = {setting: found[title] for title, setting in (_AT_LEAST | _AS_IT_WAS).items() if title in found}
-        segment = int(found[_SEGMENT]) >> 20
-        return {**same, "min_wal_size": f"{2 * segment}MB", "max_wal_size": f"{max(1024, 8 * segment)}MB"}
+        return Control(
+            segment_size=int(found[_SEGMENT]),
+            settings={name: found[title] for title, name in (_AT_LEAST | _AS_IT_WAS).items() if title in found},
+        )
+
+    async def _inherited(self) -> dict[str, str]:
+        control = await self.control()
+        segment = control.segment_size >> 20
+        sizes = {"min_wal_size": f"{2 * segment}MB", "max_wal_size": f"{max(1024, 8 * segment)}MB"}
+        return {**control.settings, **sizes}
 
 
-@frozen
+@define
 class Server:
-    """A server process that `Isolation` runs."""
+    """A server process that `Isolation` runs; `dsn` may change to another database of it."""
 
     running: Running
     dsn: Dsn
@@ -214,6 +243,22 @@ class Server:
             text = f"the server was not ready after {seconds or 0:.0f} s: {self.running.said}"
             raise TimedOut(text, operation="start", subject="postgres") from error
 
+    async def watch(self, query: str) -> AsyncGenerator[asyncpg.Record]:
+        """Yield the only row of a query again and again, as soon as it can be asked.
+
+        Raises Interrupted with the server's words if it dies or turns us away.
+        """
+        while True:
+            try:
+                async with sql(self.dsn, operation="start") as connection:
+                    while True:
+                        (row,) = await connection.fetch(query)
+                        yield row
+                        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            except ResilienceError as error:
+                await self._not_yet(error)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
     async def shut_down(self) -> None:
         """Stop the server the fast way: clients are disconnected, everything is written (19.5, SIGINT).
 
@@ -225,15 +270,27 @@ class Server:
             raise Interrupted(text, operation="stop", subject="postgres")
 
     async def _answers(self, condition: str) -> bool:
-        if self.running.process.returncode is not None:
-            await self.running.wait()
-            raise Interrupted(f"the server stopped: {self.running.said}", operation="start", subject="postgres")
-        try:
-            async with sql(self.dsn, operation="start") as connection:
-                return bool(await connection.fetchval(condition))
-        except ResilienceError as error:
-            if isinstance(error.__cause__, _NOT_YET) or self.running.process.returncode is not None:
+        if self.running.process.returncode is None:
+            try:
+                async with sql(self.dsn, operation="start") as connection:
+                    return bool(await connection.fetchval(condition))
+            except ResilienceError as error:
+                await self._not_yet(error)
                 return False
+        await self._ended()
+        return False
+
+    async def _not_yet(self, error: ResilienceError) -> None:
+        """Return if the server may answer later, or else raise why it never will."""
+        if self.running.process.returncode is not None:
+            await self._ended()
+        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError) and self.dsn.parameters["dbname"] != _LAST_HOME:
+            self.dsn = self.dsn.database(_LAST_HOME)  # recovery has dropped the one we were in
+        elif not isinstance(error.__cause__, _NOT_YET) and _RACED not in error.what:
             raise Interrupted(
                 f"the server does not answer: {error.what}", operation="start", subject="postgres"
             ) from error
+
+    async def _ended(self) -> NoReturn:
+        await self.running.wait()
+        raise Interrupted(f"the server stopped: {self.running.said}", operation="start", subject="postgres")

@@ -47,6 +47,10 @@ class Mark:
         """Keep every server from starting here; before pg_control is written."""
         write_durably(self.data / AUTO, self._settings() + GUARD, self.account)
 
+    def configure(self, lines: bytes) -> None:
+        """Add lines to postgresql.auto.conf, before the guard; the last one of a name counts."""
+        write_durably(self.data / AUTO, self._settings().removesuffix(GUARD) + lines + GUARD, self.account)
+
     def lift(self) -> None:
         """Finish the restore: from now on a server starts here."""
         write_durably(self.data / AUTO, self._settings().removesuffix(GUARD), self.account)

@@ -1,82 +1,276 @@
-"""Brings a data directory that was just unpacked to consistency and reads back what it became."""
+"""Brings a data directory that was just unpacked to where it was asked to stop, and reads back what it became."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime
+from functools import partial
 
+import asyncpg
+from attrs import define, evolve, field, frozen
+
+from resilience.concurrency import closing, in_thread
 from resilience.model.capture import Restored
 from resilience.model.errors import Corrupt, Interrupted
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
+from resilience.model.plans import RestorePlan
 from resilience.model.positions import RecoveryPoint
+from resilience.primitives import Reached
 
+from . import stopping
 from .client import sql
-from .isolation import Isolation
-from .lsn import position
+from .ending import NOTHING_MORE, Ending, lines
+from .isolation import Isolation, Server
+from .lsn import parse_lsn, position
+from .mark import Mark
+from .prefetch import Feeder
+from .untar import write_durably
+from .wal_end import WalEnd
+from .wal_names import segment_name
 
-_NOT_REACHED = "before configured recovery target was reached"
-
+RECOVERY, STANDBY = "recovery.signal", "standby.signal"
+_OUTGROWN = "insufficient parameter settings"
+_LOOK = """
+select pg_is_in_recovery() as recovering,
+       case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() = 'paused' end as paused,
+       pg_last_wal_replay_lsn()::text as lsn,
+       pg_last_xact_replay_timestamp() as time
+"""
 _COLLATIONS = """
 select datname as name, datcollversion as was, pg_database_collation_actual_version(oid) as is_now
 from pg_database
 where datallowconn and datcollversion <> pg_database_collation_actual_version(oid)
 order by datname
 """
+# Nothing is synced while recovery runs: whoever runs it makes everything durable at once, before the mark is lifted.
+_FAST = {
+    "fsync": "off",
+    "shared_buffers": "128MB",
+    "checkpoint_timeout": "30min",
+    # Without it the end of recovery would remove the timestamps, had it been switched on after the backup; a server
+    # that starts with it off removes them then.
+    "track_commit_timestamp": "on",
+}
 
 
-async def recover(isolation: Isolation, manifest: Manifest) -> Restored:
-    """Replay the WAL that came with the backup, then end recovery on a new timeline.
+@frozen
+class _Look:
+    """What the server says of its recovery."""
 
-    A primary ends its WAL where the backup ends, so all of it is replayed. A standby may have received more than it had
-    replayed: there recovery stops at the backup's end. The server is isolated meanwhile and stopped cleanly afterwards.
-    Raises Corrupt if it stops short of the backup's recovery point, Interrupted with the server's own words if it
-    cannot start.
+    recovering: bool
+    paused: bool
+    lsn: str | None
+    time: datetime | None
+
+
+class _Outgrown(Exception):
+    """The WAL demands larger settings than the server was started with; pg_control knows them by now."""
+
+
+@define(kw_only=True)
+class Recovery:
+    """Recovery on `isolation.data`, as the plan says, from the WAL that came with the backup and what `feeder` has.
+
+    Afterwards `again` are the settings with which an isolated server stays where recovery has ended.
     """
-    if manifest.details.get("from_standby"):
-        # Of an idle standby there is no record at or after that point; PostgreSQL takes that for a target not reached.
-        stop = {"recovery_target_inclusive": "off", "recovery_target_lsn": manifest.recovery_point.position.text}
-        try:
-            return await _recover(isolation, manifest, {**stop, "recovery_target_action": "promote"})
-        except Interrupted as error:
-            if _NOT_REACHED not in error.what:
-                raise
-    return await _recover(isolation, manifest, {})
 
+    isolation: Isolation
+    manifest: Manifest
+    plan: RestorePlan
+    feeder: Feeder | None = None
+    ending: Ending
+    reached: Reached | None = None
+    again: Mapping[str, str] = field(factory=dict, init=False)
+    _told: RecoveryPoint | None = field(default=None, init=False)
 
-async def _recover(isolation: Isolation, manifest: Manifest, target: Mapping[str, str]) -> Restored:
-    settings = {
-        # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5).
-        "restore_command": "exit 1",
-        "recovery_target_timeline": "current",
-        # Nothing is archived now, but the new timeline's history is noted for whoever archives later.
-        "archive_mode": "on",
-        **target,
-    }
-    async with isolation.run(settings) as server:
-        await server.ready("select not pg_is_in_recovery()", seconds=None)
-        async with sql(server.dsn, operation="restore") as connection:
-            lsn: str | None = await connection.fetchval("select pg_last_wal_replay_lsn()::text")
-            time: datetime | None = await connection.fetchval("select pg_last_xact_replay_timestamp()")
-            collations = await connection.fetch(_COLLATIONS)
-    return Restored(
-        reached=_proven(manifest, lsn, time),
-        findings=tuple(_collation(row["name"], row["was"], row["is_now"]) for row in collations),
-    )
+    async def run(self) -> Restored:
+        """Recover, compare what was reached with what was asked, end as asked, and stop the server cleanly.
 
+        What was written is not durable yet. Raises NotRecoverable if the target is not in the log, LogGap and other
+        Corrupt if the log is damaged or the recovery stops short, Unavailable if its store stays away, Interrupted with
+        the server's own words if it cannot start.
+        """
+        asked = self._asked()
+        while True:
+            try:
+                return await self._attempt(asked)
+            except _Outgrown:
+                continue
+            except Interrupted as error:
+                if self.feeder is not None and self.feeder.failed is not None:
+                    raise self.feeder.failed from error
+                if stopping.TOO_EARLY in error.what:
+                    raise stopping.too_early(self.plan.until, subject=self.manifest.target) from error
+                if stopping.NOT_REACHED not in error.what:
+                    raise
+                if not self._answered_by_all():
+                    raise stopping.missed(self.plan.until, subject=self.manifest.target) from error
+                asked = {}
+                if self.feeder is not None:
+                    self.feeder.ends = self._ends
 
-def _proven(manifest: Manifest, lsn: str | None, time: datetime | None) -> RecoveryPoint:
-    wanted = manifest.recovery_point
-    if lsn is None:
-        raise Corrupt("the server started without recovering", operation="restore", subject=manifest.target)
-    reached = position(wanted.position.branch, lsn)
-    if reached.offset < wanted.position.offset:
-        raise Corrupt(
-            f"recovery reached {reached}, the backup is consistent only from {wanted.position} on",
-            operation="restore",
-            subject=manifest.target,
+    def settle(self, mark: Mark) -> None:
+        """Write what a server that is still in recovery needs to go on, before the mark is lifted."""
+        if self.ending.end == "promote":
+            return
+        asked = {name: value for name, value in self.again.items() if name.startswith("recovery_target")}
+        mark.configure(lines(self.ending.settings(asked, self.timeline)))
+        if self.ending.end == "standby":
+            self._signal(waits=True)
+
+    @property
+    def timeline(self) -> str:
+        """The timeline to end on."""
+        return self.plan.replay[-1].branch if self.plan.replay else self.manifest.recovery_point.position.branch
+
+    @property
+    def _ends(self) -> int:
+        return self.plan.replay[-1].ends.offset
+
+    def _asked(self) -> dict[str, str]:
+        if self.plan.replay:
+            return {} if self.plan.to_the_end else stopping.settings_for(self.plan.until)
+        if self.manifest.details.get("from_standby"):
+            # It may have received more than it had replayed; a primary's backup ends where its WAL ends.
+            stop = self.manifest.recovery_point.position.text
+            return {"recovery_target_inclusive": "off", "recovery_target_lsn": stop}
+        return {}
+
+    def _answered_by_all(self) -> bool:
+        """Tell whether everything there is answers a target that was not met."""
+        # Of an idle standby there is no record at or after the backup's end; PostgreSQL takes that for a target missed.
+        return stopping.ends_before(self.plan.until, self._ends) if self.plan.replay else True
+
+    async def _attempt(self, asked: Mapping[str, str]) -> Restored:
+        waits = not asked and self.ending.end != "promote"
+        await in_thread(partial(self._signal, waits=waits))
+        demanded = (await self.isolation.control()).settings
+        settings = {
+            **_FAST,
+            # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5).
+            "restore_command": self.feeder.spool.command() if self.feeder else NOTHING_MORE,
+            "recovery_target_timeline": self.timeline,
+            # Nothing is archived now, but the new timeline's history is noted for whoever archives later.
+            "archive_mode": "on",
+            "recovery_target_action": "pause",
+            **asked,
+        }
+        async with self.feeder.feeding() if self.feeder else nullcontext(), self.isolation.run(settings) as server:
+            look = await self._until_there(server, waits=waits)
+            if look.recovering and self._outgrew(demanded, (await self.isolation.control()).settings):
+                raise _Outgrown
+            point = await self._proven(look, asked)
+            if self.ending.end == "promote":
+                await self._promote(server, look)
+            elif not look.recovering:
+                what = "recovery ended although it was to stay: it could not be opened for reading at its target"
+                raise Interrupted(what, operation="restore", hint="restore it with end='promote'")
+            async with sql(server.dsn, operation="restore") as connection:
+                collations = await connection.fetch(_COLLATIONS)
+        self.isolation = evolve(self.isolation, database=server.dsn.parameters["dbname"])
+        if self.ending.end != "promote":
+            self.again = {
+                "restore_command": NOTHING_MORE,
+                "recovery_target_timeline": self.timeline,
+                "recovery_target_action": "pause",
+                **asked,
+            }
+        return Restored(
+            reached=evolve(point, time=point.time or self.manifest.recovery_point.time),
+            findings=tuple(_collation(row["name"], row["was"], row["is_now"]) for row in collations),
         )
-    return RecoveryPoint(position=reached, time=time or wanted.time)
+
+    async def _until_there(self, server: Server, *, waits: bool) -> _Look:
+        """Look on until recovery has met its target, has ended, or (`waits`) has replayed all there is."""
+        before: str | None = None
+        try:
+            async with closing(server.watch(_LOOK)) as rows:
+                async for row in rows:
+                    look = _seen(row)
+                    self._tell(look)
+                    if not look.recovering or look.paused:
+                        return look
+                    if waits and look.lsn is not None and look.lsn == before and self._has_all(parse_lsn(look.lsn)):
+                        return look
+                    before = look.lsn
+        except Interrupted as error:
+            if _OUTGROWN in error.what:
+                raise _Outgrown from error
+            raise
+        raise Interrupted("the server stopped answering", operation="restore", subject=self.manifest.target)
+
+    def _has_all(self, lsn: int) -> bool:
+        if self.feeder is None:
+            return lsn >= self.manifest.recovery_point.position.offset
+        return self.feeder.exhausted
+
+    def _outgrew(self, had: Mapping[str, str], demanded: Mapping[str, str]) -> bool:
+        """Tell whether the WAL has raised a setting; recovery then pauses, or cannot be trusted to go on."""
+        return any(value.isdigit() and int(value) > int(had[name]) for name, value in demanded.items())
+
+    async def _proven(self, look: _Look, asked: Mapping[str, str]) -> RecoveryPoint:
+        """Return where recovery stopped. Raises Corrupt or Interrupted if that is not what was asked for."""
+        target = self.manifest.target
+        if look.lsn is None:
+            raise Corrupt("the server started without recovering", operation="restore", subject=target)
+        point, wanted = self._point(look), self.manifest.recovery_point.position
+        if point.position.offset < wanted.offset:
+            what = f"recovery reached {point.position}, the backup is consistent only from {wanted} on"
+            raise Corrupt(what, operation="restore", subject=target)
+        if self.plan.replay:
+            stopping.check(self.plan.until, point, met=bool(asked), subject=target)
+            if not asked:
+                await self._prove_end(point)
+        return point
+
+    async def _prove_end(self, point: RecoveryPoint) -> None:
+        """Prove that recovery has stopped where the log ends, and not at a record that it could not read."""
+        at = point.position.offset
+        if self.feeder is None or at >= self._ends:
+            return
+        size = self.feeder.source.segment_size
+        name = segment_name(point.position.branch, at, size)
+        segment = await self.feeder.fetch(name)
+        if segment is not None and WalEnd(ends=self._ends, segment_size=size).after(at, segment) != "a record":
+            return
+        raise Corrupt(
+            f"recovery stopped at {point.position} in {name}, where the WAL makes no sense to it; the log goes on up "
+            f"to {self.plan.replay[-1].ends}",
+            operation="restore",
+            subject=self.manifest.target,
+            hint="everything before it can be restored: name it as the target",
+        )
+
+    async def _promote(self, server: Server, look: _Look) -> None:
+        if look.recovering:
+            isolation = self.isolation
+            arguments = ["promote", "-D", str(isolation.data), "-W", "-s"]
+            async with isolation.tools.start("pg_ctl", arguments, account=isolation.account) as running:
+                await running.succeed(Interrupted)
+        await server.ready("select not pg_is_in_recovery()", seconds=None)
+
+    def _tell(self, look: _Look) -> None:
+        if look.lsn is not None and self.reached is not None and (point := self._point(look)) != self._told:
+            self._told = point
+            self.reached(point)
+
+    def _point(self, look: _Look) -> RecoveryPoint:
+        at = parse_lsn(look.lsn or "0/0")
+        branches = (stretch.branch for stretch in self.plan.replay if at < stretch.ends.offset)
+        return RecoveryPoint(position=position(next(branches, self.timeline), at), time=look.time)
+
+    def _signal(self, *, waits: bool) -> None:
+        """Choose what the server does when the WAL ends: wait for more, or end its recovery."""
+        data = self.isolation.data
+        mode = (data / "PG_VERSION").stat().st_mode & 0o777
+        write_durably(data / (STANDBY if waits else RECOVERY), b"", self.isolation.account, mode=mode)
+        (data / (RECOVERY if waits else STANDBY)).unlink(missing_ok=True)
+
+
+def _seen(row: asyncpg.Record) -> _Look:
+    return _Look(row["recovering"], bool(row["paused"]), row["lsn"], row["time"])
 
 
 def _collation(database: str, was: str, is_now: str) -> Finding:

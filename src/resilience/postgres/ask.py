@@ -1,11 +1,12 @@
 """Asks whoever serves a spool for a file, or whether one is archived. Run by PostgreSQL's shell, so it must start fast.
 
     python -I -S ask.py FOLDER SECONDS fetch NAME DESTINATION [COMMAND …]
-    python -I -S ask.py FOLDER SECONDS push NAME [COMMAND …]
+    python -I -S ask.py FOLDER SECONDS push PATH [COMMAND …]
 
-It sends the line `fetch NAME` to the socket in FOLDER and gets one line back: a status, and perhaps a sentence for
-PostgreSQL's log. Status 0 of a fetch means that FOLDER/NAME is there; it is renamed to DESTINATION. Without an answer
-within SECONDS it becomes COMMAND, if there is one.
+It sends the line `fetch NAME`, or `push` and the full path, to the socket in FOLDER and gets one line back: a status,
+and perhaps a sentence for PostgreSQL's log. Status 0 of a fetch means that FOLDER/NAME is there, or that the sentence
+is the name of the file instead; it is renamed to DESTINATION. Without an answer within SECONDS it becomes COMMAND, if
+there is one.
 
 Statuses: 0 done, 100 proven not to be there, 130 it cannot be told. 100 and not 1, because an interpreter that cannot
 even start ends with 1, and PostgreSQL would end recovery; the shell that runs this makes 1 of 100 and of nothing else.
@@ -17,6 +18,7 @@ import os
 import sys
 
 ABSENT, UNKNOWN = 100, 130
+UNTOLD = -1
 SOCKET = "ask"
 ANSWER_AT_MOST = 4096
 
@@ -40,20 +42,23 @@ def ask(folder: str, seconds: float, request: str) -> str:
 
 def main(folder: str, seconds: str, verb: str, name: str, *rest: str) -> int:
     """Do what the arguments say and return the exit status."""
-    destination, command = (rest[0], rest[1:]) if verb == "fetch" else ("", rest)
+    if verb == "fetch":
+        destination, *command = rest
+    else:
+        name, command = f"{os.getcwd()}/{name}" if not name.startswith("/") else name, [*rest]  # noqa: PTH109
     try:
         status, _, text = ask(folder, float(seconds), f"{verb} {name}").partition(" ")
-        if status == "0" and destination:
-            os.rename(f"{folder}/{name}", destination)  # noqa: PTH104
-        known, why = int(status or -1), text
+        if status == "0" and verb == "fetch":
+            os.rename(f"{folder}/{text or name}", destination)  # noqa: PTH104
+            text = ""
+        known, why = int(status or UNTOLD), text
     except OSError as error:
-        known, why = -1, f"{error}"
-    if known < 0 and command:
+        known, why = UNTOLD, f"{error}"
+    if known == UNTOLD and command:
         os.execv(command[0], command)  # noqa: S606
-    if why or known < 0:
-        why = why or "nobody answered"
-        sys.stderr.write(f"resilience: {verb} {name}: {why}\n")
-    return UNKNOWN if known < 0 else known
+    if known != 0 and known != ABSENT:
+        sys.stderr.write(f"resilience: {verb} {name}: {why or 'nobody answered'}\n")
+    return UNKNOWN if known == UNTOLD else known
 
 
 if __name__ == "__main__":

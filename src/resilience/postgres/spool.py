@@ -39,7 +39,7 @@ _OWN = (SOCKET, _ASK)
 
 @frozen
 class Request:
-    """What a program asks: `fetch` or `push` of a file."""
+    """What a program asks: to `fetch` the file of a name, or to `push` the file at a full path."""
 
     verb: str
     name: str
@@ -49,7 +49,8 @@ class Request:
 class Answer:
     """An exit status, and a sentence for PostgreSQL's log.
 
-    Of a fetch: 0 if the file is in the spool, ABSENT if it is proven not to be in the archive, UNKNOWN otherwise.
+    Of a fetch: 0 if the file is in the spool, ABSENT if it is proven not to be in the archive, UNKNOWN otherwise. With
+    0 the text may be the name that the file has in the spool, if it is there under another one.
     """
 
     status: int
@@ -133,13 +134,9 @@ class Spool:
         it, and it has to end with one of ask.py's statuses. `python` runs ask.py, by default one that the account can
         reach. Raises Unsupported if there is none.
         """
-        folder = str(self.folder)
-        asking = [python or interpreter(self.account), "-I", "-S", f"{folder}/{_ASK}", folder, f"{seconds:g}"]
-        words = " ".join([*map(quoted, asking), 'fetch %f "%p"', *(_word(word) for word in fallback)])
-        return (
-            f'mv -f {quoted(folder)}/%f "%p" 2>/dev/null || '
-            f"{{ {words}; case $? in 0) ;; {ABSENT}) exit 1;; *) exit {UNKNOWN};; esac; }}"
-        )
+        program = python or interpreter(self.account)
+        script = str(self.folder / _ASK)
+        return fetching(str(self.folder), python=program, script=script, seconds=seconds, fallback=fallback)
 
     def _prepare(self) -> None:
         if not self.folder.is_dir():
@@ -203,6 +200,16 @@ class Spool:
     def _give(self, path: Path) -> None:
         if self.account is not None and os.geteuid() == 0:
             os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+
+
+def fetching(folder: str, *, python: str, script: str, seconds: float, fallback: Sequence[str] = ()) -> str:
+    """Return a restore_command for a spool; see `Spool.command`. `script` is ask.py, or a copy of it."""
+    asking = [python, "-I", "-S", script, folder, f"{seconds:g}"]
+    words = " ".join([*map(quoted, asking), 'fetch %f "%p"', *(_word(word) for word in fallback)])
+    return (
+        f'mv -f {quoted(folder)}/%f "%p" 2>/dev/null || '
+        f"{{ {words}; case $? in 0) ;; {ABSENT}) exit 1;; *) exit {UNKNOWN};; esac; }}"
+    )
 
 
 def quoted(word: str) -> str:

@@ -41,6 +41,23 @@ class WalSource:
             return await self._history(wanted.timeline)
         raise Unsupported("recovery asks for segments and histories only", operation="fetch WAL", subject=name)
 
+    async def whole(self, name: str) -> Sequence[bytes] | None:
+        """Return the bytes of a segment that was finished; None if the log has no such entry, whatever the reason.
+
+        Raises ValueError if it is no segment's name, and what `Log.read` raises.
+        """
+        wanted = WalName.parse(name, segment_size=self.segment_size)
+        if wanted.begins is None:
+            raise ValueError(f"{name!r} names no segment")
+        return await self._whole(wanted.timeline, wanted.begins)
+
+    async def _whole(self, timeline: int, begins: int) -> Sequence[bytes] | None:
+        ends = begins + self.segment_size
+        try:
+            return await self.log.read(LogEntry(begins=position(timeline, begins), ends=position(timeline, ends)))
+        except ObjectMissing:
+            return None
+
     async def _history(self, timeline: int) -> Sequence[bytes] | None:
         for branch in (await self.log.survey()).branches:
             if branch.name == str(timeline) and branch.text:
@@ -48,11 +65,10 @@ class WalSource:
         return None
 
     async def _segment(self, timeline: int, begins: int) -> Sequence[bytes] | None:
+        if (pieces := await self._whole(timeline, begins)) is not None:
+            return pieces
         ends = begins + self.segment_size
-        try:
-            return await self.log.read(LogEntry(begins=position(timeline, begins), ends=position(timeline, ends)))
-        except ObjectMissing:
-            chain = await self._entries(str(timeline), begins, ends)
+        chain = await self._entries(str(timeline), begins, ends)
         if _reached(chain, begins) < ends:
             known = min(ends, await self._known(str(timeline), begins, ends))
             if _reached(chain, begins) < known:  # the log may have grown meanwhile
@@ -82,12 +98,12 @@ class WalSource:
     async def _known(self, branch: str, begins: int, ends: int) -> int:
         """Return up to where the log has anything after `begins`; `begins` if nothing."""
         watermark = await self.log.watermark(branch)
-        if watermark is not None and watermark.ends.offset > begins:
-            return watermark.ends.offset
-        async with closing(self.log.entries(branch, begins=ends)) as entries:
-            async for entry in entries:
-                return entry.ends.offset
-        return begins
+        reached = begins if watermark is None else max(begins, watermark.ends.offset)
+        if reached < ends:  # a watermark ends at a hole, and the log may go on behind it
+            async with closing(self.log.entries(branch, begins=ends)) as entries:
+                async for entry in entries:
+                    return entry.ends.offset
+        return reached
 
     async def _begun(self, branch: str, begins: int) -> bool:
         """Tell whether the log of a branch has anything before `begins`."""

@@ -1,0 +1,99 @@
+"""What every command begins with: the cluster looked at, its log opened, and a log of another cluster refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from attrs import frozen
+
+from resilience.concurrency import closing, in_thread
+from resilience.model.errors import Refused, StorageFailed
+from resilience.postgres.spool import Spool
+from resilience.postgres.wal_header import PG_CONTROL, Control, read_control
+from resilience.postgres.wal_source import WalSource
+from resilience.primitives import Archiver, Log
+
+from .config import WalConfig
+
+SYSTEM = "postgresql"
+
+
+@frozen(kw_only=True)
+class Opened:
+    """The log of one cluster, and where that cluster is; `config` is one that was located."""
+
+    config: WalConfig
+    control: Control
+    archiver: Archiver
+    log: Log
+    spool: Spool
+
+    @property
+    def source(self) -> WalSource:
+        """What recovery may ask for."""
+        return WalSource(self.log, self.control.segment_size)
+
+    async def known(self) -> bool:
+        """Tell whether the archive has a log of this cluster at all; one that is not mounted has none."""
+        return self.control.lineage in await self.archiver.lineages(self.config.target)
+
+    async def may_write(self) -> None:
+        """Raise Refused if what the name stands for in the archive is of another cluster, or no longer there."""
+        target, lineage = self.config.target, self.control.lineage
+        lineages = await self.archiver.lineages(target)
+        if lineage in lineages:
+            return
+        others = set(lineages or await self._backed_up()) - {lineage}
+        if others and self.config.lineage is None:
+            raise Refused(
+                f"the archive has cluster {', '.join(sorted(others))} under this name, this is cluster {lineage}",
+                operation="push",
+                subject=target,
+                hint=f'give it a target of its own; or, if it is the successor, write lineage = "{lineage}"',
+            )
+        if await in_thread(self._begun.exists):
+            raise Refused(
+                "the archive has nothing of this cluster, although it was archived there before",
+                operation="push",
+                subject=target,
+                hint=f"see whether it is mounted; if it was emptied on purpose, remove {self._begun}",
+            )
+
+    async def begun(self) -> None:
+        """Remember that something was archived: an archive that is empty later is not the same one."""
+        await self.spool.prepare()
+        await in_thread(self._begun.touch)
+
+    @property
+    def _begun(self) -> Path:
+        return self.spool.folder / f".archived-{self.control.lineage}"
+
+    async def _backed_up(self) -> tuple[str, ...]:
+        async with closing(self.archiver.manifests(self.config.target)) as manifests:
+            return tuple({manifest.lineage async for manifest in manifests if manifest.system == SYSTEM})
+
+
+@asynccontextmanager
+async def opened(config: WalConfig) -> AsyncIterator[Opened]:
+    """Open the log of the cluster that a configuration is for. Raises Refused, Unsupported, StorageFailed."""
+    config = config.located()
+    control = await in_thread(_control, config)
+    if config.lineage not in (None, control.lineage):
+        raise Refused(
+            f"it names cluster {config.lineage}, the one in {config.data} is {control.lineage}",
+            operation="read",
+            subject=str(config.path),
+        )
+    archiver = config.archiver()
+    async with archiver.log(config.target, system=SYSTEM, lineage=control.lineage) as log:
+        yield Opened(config=config, control=control, archiver=archiver, log=log, spool=Spool(config.folder))
+
+
+def _control(config: WalConfig) -> Control:
+    path = (config.data or config.path) / PG_CONTROL
+    try:
+        return read_control(path.read_bytes())
+    except OSError as error:
+        raise StorageFailed(f"it cannot be read: {error.strerror}", operation="read", subject=str(path)) from error

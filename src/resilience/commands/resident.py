@@ -1,0 +1,130 @@
+"""The process that stays: it archives ahead, fetches ahead, and answers PostgreSQL's commands over the spool's socket.
+
+One a spool: it holds a lock (flock(2)), which the kernel gives back however it dies. It leaves when there was nothing
+to do for a while, when its configuration changes, and when the spool is taken away from it; the next command that finds
+nobody does the work itself and leaves a new one behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from resilience.concurrency import stop_tasks
+from resilience.postgres.spool import UNKNOWN, Answer, Request
+
+from .config import WalConfig
+from .fetching import Prefetcher
+from .opened import opened
+from .ready import Ready
+
+LOCK = ".lock"
+LOG = ".log"
+LOG_AT_MOST = 1 << 20
+LOOK_SECONDS = 0.5
+MODULE = "resilience.commands.wal"
+_logger = logging.getLogger(__name__)
+
+
+async def serve(config: WalConfig, *, after: str = "") -> bool:
+    """Be the resident process of a spool until there is nothing to do; False if there is one already.
+
+    `after` names a segment that was just fetched: what follows it is fetched ahead.
+    """
+    async with opened(config) as found:
+        await found.spool.prepare()
+        with locked(found.spool.folder) as lock:
+            if lock is None:
+                return False
+            prefetcher, ready = Prefetcher(found), Ready(found)
+            if after:
+                prefetcher.begin(after)
+
+            async def handle(request: Request) -> Answer:
+                if request.verb == "push":
+                    return await ready.answer(request.name)
+                if request.verb == "fetch":
+                    return await prefetcher.answer(request.name)
+                return Answer(UNKNOWN, "this process knows no such request")
+
+            async with found.spool.serving(handle):
+                _logger.info("serving %s", found.spool.folder)
+                working = [asyncio.create_task(work) for work in (prefetcher.run(), ready.run(), _asked_to_leave())]
+                try:
+                    await _until_idle(found.config, lock, prefetcher, ready, working)
+                finally:
+                    await stop_tasks(working)
+        return True
+
+
+async def _until_idle(
+    config: WalConfig, lock: int, prefetcher: Prefetcher, ready: Ready, working: list[asyncio.Task[None]]
+) -> None:
+    loop, written = asyncio.get_running_loop(), _written(config.path)
+    while loop.time() - max(prefetcher.active, ready.active) < config.idle:
+        done, _ = await asyncio.wait(working, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+            return
+        if _written(config.path) != written or not _ours(config.folder / LOCK, lock):
+            return
+
+
+async def _asked_to_leave() -> None:
+    leave = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, leave.set)
+    await leave.wait()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[int | None]:
+    """Hold a spool's lock, and yield its handle; None if another process does."""
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()}\n".encode())
+        yield handle
+    except BlockingIOError:
+        yield None
+    finally:
+        os.close(handle)
+
+
+def leave_behind(config: WalConfig, *, after: str = "") -> None:
+    """Start a resident process that outlives this one, unless there is one."""
+    config = config.located()
+    with locked(config.folder) as lock:
+        if lock is None:
+            return
+    written = config.folder / LOG
+    with suppress(FileNotFoundError):
+        if written.stat().st_size > LOG_AT_MOST:
+            written.unlink()
+    command = [sys.executable, "-I", "-m", MODULE, str(config.path), "serve", *([after] if after else [])]
+    with written.open("ab") as log:
+        subprocess.Popen(
+            command, cwd=config.data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        status = path.stat()
+        return status.st_mtime_ns, status.st_ino
+    return None
+
+
+def _ours(path: Path, lock: int) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(lock))
+    return False

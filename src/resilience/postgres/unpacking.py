@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from resilience.concurrency import in_thread
-from resilience.model.errors import Corrupt, StorageFailed
+from resilience.model.errors import Corrupt, Refused, StorageFailed
+from resilience.model.manifests import Manifest
 from resilience.primitives import StoredBackup
 
 from . import server_manifest
@@ -34,8 +35,10 @@ class Unpacking:
     async def unpack(self, chain: Sequence[StoredBackup]) -> None:
         """Write everything, of one backup or of a chain; the mark stands from first to last, and stays.
 
-        Raises StorageFailed (disk full, and the like) and Corrupt.
+        Raises StorageFailed (disk full, and the like) and Corrupt; Refused, before anything is written, if the chain is
+        not whole.
         """
+        _refuse_loose_ends([backup.manifest for backup in chain])
         try:
             await in_thread(self._begin)
             if len(chain) == 1:
@@ -88,6 +91,18 @@ class Unpacking:
         self.mark.guard()
         self._file_systems.sync()
         write_durably(data / PG_CONTROL, control, account, mode=mode)
+
+
+def _refuse_loose_ends(chain: Sequence[Manifest]) -> None:
+    """An incremental backup without all that it builds on would be unpacked to stubs of files."""
+    for parent, manifest in zip([None, *chain], chain, strict=False):
+        if manifest.parent != (parent and parent.id):
+            raise Refused(
+                f"{manifest.id} builds on {manifest.parent or 'nothing'}, here it would follow {parent and parent.id}",
+                operation="restore",
+                subject=manifest.target,
+                hint="hand over the whole chain, oldest first",
+            )
 
 
 async def _whole(backup: StoredBackup, part: str) -> bytes:

@@ -19,9 +19,14 @@ from . import server_manifest
 from .server_manifest import FileChecksums, ServerManifest
 
 
+_KINDS = ("base", "incremental")
+
+
 @define(kw_only=True)
 class PostgresBackupValidator:
     """Walks every tar to its end and compares every file with the server's own manifest.
+
+    Of an incremental backup it looks at what is in it, not at what it builds on.
 
     Of WAL, which is not in that manifest, every segment has to be there and whole; that it replays is for L3 to prove.
 
@@ -36,8 +41,8 @@ class PostgresBackupValidator:
         """Read the whole backup. What is wrong is a finding; raises Unavailable if the store does not answer."""
         began = time.monotonic()
         manifest = subject.manifest
-        if manifest.kind != "base":
-            raise ValueError(f"{manifest.id} is a {manifest.kind}; this validator checks base backups")
+        if manifest.kind not in _KINDS:
+            raise ValueError(f"{manifest.id} is a {manifest.kind}; this validator checks base and incremental backups")
         walk = _Walk(subject)
         findings = []
         if manifest.size < self.at_least:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -42,53 +43,50 @@ class Finder:
         """
         at, aligned = begins, False  # whether `at` is known to be where a segment begins
         leading = await self._first_slice() if begins == 0 else None
-        async with closing(self._segments(begins, ends, known)) as segments:
+        async with aclosing(self._segments(begins, ends, known)) as segments:
             async for entry in segments:
                 if leading is not None:
                     at, leading = min(leading, entry.begins.offset), None
-                async for piece in self._slices(at, entry.begins.offset, aligned=aligned):
-                    yield piece
+                async with aclosing(self._slices(at, entry.begins.offset, aligned=aligned)) as pieces:
+                    async for piece in pieces:
+                        yield piece
                 yield entry
                 at, aligned = entry.ends.offset, True
-        async for piece in self._slices(at if leading is None else leading, ends, aligned=aligned):
-            yield piece
+        async with aclosing(self._slices(at if leading is None else leading, ends, aligned=aligned)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def _segments(self, begins: int, ends: int | None, known: int) -> AsyncGenerator[LogEntry]:
-        if ends is None:
-            async with closing(self._open_ended(begins, known)) as entries:
-                async for entry in entries:
-                    yield entry
-            return
-        if ends - begins <= layout.LARGEST_SEGMENT:
-            async for entry in self._whole(layout.segment_at(begins)):
-                if entry.ends.offset >= ends:
-                    yield entry  # the one that was meant: nothing else need be listed
-                    return
-        for high in layout.highs(begins, ends):
-            async for entry in self._whole(high):
-                if begins < entry.ends.offset and entry.begins.offset < ends:
+        if ends is not None and ends - begins <= layout.LARGEST_SEGMENT:
+            meant = [each async for each in self._whole(layout.segment_at(begins)) if each.ends.offset >= ends]
+            if meant:  # nothing else need be listed
+                yield meant[0]
+                return
+        unbounded = ends is None and begins > 0
+        listed = self._open_ended(begins, known) if unbounded else self._whole(*layout.highs(begins, ends))
+        async with aclosing(listed) as entries:
+            async for entry in entries:
+                if begins < entry.ends.offset and (ends is None or entry.begins.offset < ends):
                     yield entry
 
     async def _open_ended(self, begins: int, known: int) -> AsyncGenerator[LogEntry]:
-        until = max(begins + 1, known)
-        for high in layout.highs(begins, until if begins else None):
-            async for entry in self._whole(high):
-                if begins < entry.ends.offset:
-                    yield entry
-        found = bool(begins)
+        high = surely = max(begins, known - 1) >> layout.HIGH
+        prefixes, found = [*layout.highs(begins, high + 1 << layout.HIGH)], True
         while found:
-            found = False
-            until = ((until - 1 >> layout.HIGH) + 1 << layout.HIGH) + 1
-            for high in layout.highs(until - 1, until):
-                async for entry in self._whole(high):
+            found = high == surely
+            async with aclosing(self._whole(*prefixes)) as entries:
+                async for entry in entries:
                     found = True
                     yield entry
+            high += 1
+            prefixes = [*layout.highs(high << layout.HIGH, high + 1 << layout.HIGH)]
 
-    async def _whole(self, within: str) -> AsyncGenerator[LogEntry]:
-        async with closing(self.store.list(self.segments + within)) as infos:
-            async for info in infos:
-                if stretch := layout.stretch(info.key):
-                    yield self._entry(*stretch)
+    async def _whole(self, *prefixes: str) -> AsyncGenerator[LogEntry]:
+        for prefix in prefixes:
+            async with closing(self.store.list(self.segments + prefix)) as infos:
+                async for info in infos:
+                    if stretch := layout.stretch(info.key):
+                        yield self._entry(*stretch)
 
     async def _slices(self, at: int, ends: int | None, *, aligned: bool) -> AsyncGenerator[LogEntry]:
         """Yield the longest slices from `at` on, up to the first hole or `ends`."""

@@ -92,16 +92,14 @@ class ArchiveLog:
 
     async def survey(self) -> LogFacts:
         """Return the branches, how far each is durable, and the gaps that were acknowledged."""
-        prefix = layout.histories(self.system, self.target, self.lineage)
-        branches = [await self._read(info.key, Branch) async for info in self.store.list(prefix)]
+        branches = await self._all(layout.histories(self.system, self.target, self.lineage), Branch)
         branches.sort(key=lambda branch: (len(branch.name), branch.name))
         watermarks = [await self.watermark(branch.name) for branch in branches]
-        gaps = layout.gaps(self.system, self.target, self.lineage)
         return LogFacts(
             lineage=self.lineage,
             branches=tuple(branches),
             watermarks=tuple(watermark for watermark in watermarks if watermark is not None),
-            gaps=tuple([await self._read(info.key, Gap) async for info in self.store.list(gaps)]),
+            gaps=tuple(await self._all(layout.gaps(self.system, self.target, self.lineage), Gap)),
         )
 
     async def watermark(self, branch: str) -> Watermark | None:
@@ -115,7 +113,7 @@ class ArchiveLog:
         if reached is None:
             return None
         begins = recorded.begins if recorded else None
-        async for gap in self._gaps(branch):
+        for gap in await self._all(layout.gaps(self.system, self.target, self.lineage, branch), Gap):
             if gap.begins.offset <= reached.ends.offset < gap.ends.offset:
                 _, behind = await self._going_on(branch, gap.ends.offset)
                 if behind is not None:
@@ -179,14 +177,10 @@ class ArchiveLog:
                 if layout.until(info.key) is not None:
                     yield info.key
 
-    async def _gaps(self, branch: str) -> AsyncGenerator[Gap]:
-        async with closing(self.store.list(layout.gaps(self.system, self.target, self.lineage, branch))) as infos:
-            async for info in infos:
-                yield await self._read(info.key, Gap)
-
     async def _known(self, branch: str) -> int:
         """Return up to where the records of a branch reach."""
-        known = [gap.ends.offset async for gap in self._gaps(branch)]
+        gaps = layout.gaps(self.system, self.target, self.lineage, branch)
+        known = [gap.ends.offset for gap in await self._all(gaps, Gap)]
         async with closing(self._watermarks(branch)) as keys:
             async for key in keys:
                 return max([layout.until(key) or 0, *known])
@@ -221,6 +215,10 @@ class ArchiveLog:
             if await self.store.stat(layout.history(self.system, self.target, self.lineage, branch)) is None:
                 raise ValueError(f"branch {branch} is not recorded: nobody would find what is appended to it")
             self._branches.add(branch)
+
+    async def _all(self, prefix: str, kind: type[R]) -> list[R]:
+        keys = [info.key async for info in self.store.list(prefix)]
+        return [await self._read(key, kind) for key in keys]
 
     async def _read(self, key: str, kind: type[R]) -> R:
         data = await whole(self.store, key)

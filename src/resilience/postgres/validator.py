@@ -18,7 +18,6 @@ from resilience.streams.tar import TarWalker
 from . import server_manifest
 from .server_manifest import FileChecksums, ServerManifest
 
-
 _KINDS = ("base", "incremental")
 
 

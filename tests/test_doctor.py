@@ -1,0 +1,461 @@
+"""Objectives, what the archive shows of them, and doctor() on a system in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from attrs import define, evolve
+
+from resilience import Archive
+from resilience.model.diagnosis import Checkup, Diagnosis, Reading, judged, worst_first
+from resilience.model.errors import StorageFailed, Unreachable
+from resilience.model.findings import Finding
+from resilience.model.json import Offset, from_json
+from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
+from resilience.model.manifests import Manifest, StoredPart
+from resilience.model.objectives import Objective
+from resilience.model.positions import Position, RecoveryPoint
+from resilience.operations import doctor as doctoring
+from resilience.operations.doctor import doctor
+from resilience.planning.health import Kept, examine_archive
+from resilience.primitives import Diagnosable, ObjectInfo
+from resilience.reference import OBJECTIVES, POSTGRESQL, POSTGRESQL_SETTINGS
+from resilience.stores import MemoryStore
+from resilience.stores.keys import each
+
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+LINEAGE, OTHER = "7400000000000000001", "7400000000000000002"
+MIB, GIB = 1 << 20, 1 << 30
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+def at(offset: int, branch: str = "1") -> Position:
+    return Position(branch=branch, offset=Offset(offset), text=f"0/{offset:X}")
+
+
+def manifest(
+    number: int = 0,
+    *,
+    age: timedelta = 30 * MINUTE,
+    begins: int = 100,
+    parent: int | None = None,
+    lineage: str = LINEAGE,
+    size: int = GIB,
+) -> Manifest:
+    ended = NOW - age
+    return Manifest(
+        id=f"id{number}",
+        target="orders",
+        system="memory",
+        kind="base" if parent is None else "incremental",
+        lineage=lineage,
+        parent=None if parent is None else f"id{parent}",
+        started_at=ended - MINUTE,
+        ended_at=ended,
+        begins=at(begins),
+        recovery_point=RecoveryPoint(position=at(begins + 10), time=ended),
+        parts=(StoredPart(name="base.tar", size=size, frame_size=MIB, objects=()),),
+    )
+
+
+CHECKUP = Checkup(
+    target="orders",
+    system="memory",
+    where="memory",
+    description="Memory 1.0",
+    lineage=LINEAGE,
+    now=NOW,
+    position=at(1000),
+    log_rate=0.0,
+    only_full="",
+    replays=("base", "incremental"),
+)
+WATERMARK = Watermark(begins=at(0), ends=at(900), complete_at=NOW - timedelta(seconds=4))
+LOG = LogFacts(lineage=LINEAGE, branches=(Branch(name="1"),), watermarks=(WATERMARK,))
+KEPT = Kept(looked_at=NOW, manifests=(manifest(),), logs=(LOG,))
+
+
+def found(kept: Kept, checkup: Checkup = CHECKUP, objective: Objective = POSTGRESQL) -> list[Finding]:
+    return list(examine_archive(checkup, kept, objective)[1])
+
+
+def only(kept: Kept, checkup: Checkup = CHECKUP, objective: Objective = POSTGRESQL) -> Finding:
+    (finding,) = found(kept, checkup, objective)
+    return finding
+
+
+def reading(name: str, kept: Kept, checkup: Checkup = CHECKUP) -> Reading:
+    (found,) = [each for each in examine_archive(checkup, kept, POSTGRESQL)[0] if each.name == name]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "rpo", "rto", "every", "kept", "priority"),
+    [
+        ("postgresql", 15 * MINUTE, 2 * HOUR, HOUR, 30 * DAY, "critical"),
+        ("workflows", 15 * MINUTE, 2 * HOUR, None, 30 * DAY, "critical"),
+        ("redis", HOUR, 30 * MINUTE, HOUR, 7 * DAY, "high"),
+        ("mongodb", DAY, 4 * HOUR, DAY, 90 * DAY, "medium"),
+        ("blobs", HOUR, HOUR, None, None, "critical"),
+        ("etcd", 12 * HOUR, 4 * HOUR, 6 * HOUR, 7 * DAY, "high"),
+        ("app-configuration", DAY, HOUR, DAY, 30 * DAY, "medium"),
+    ],
+)
+def test_the_references_objectives_are_the_declared_ones(
+    kind: str, rpo: timedelta, rto: timedelta, every: timedelta | None, kept: timedelta | None, priority: str
+) -> None:
+    known = OBJECTIVES[kind]
+    assert (known.rpo, known.rto, known.every, known.kept, known.priority) == (rpo, rto, every, kept, priority)
+    assert from_json(known.to_json().encode(), Objective) == known
+
+
+def test_the_reference_leaves_75_minutes_to_the_recovery_itself() -> None:
+    assert POSTGRESQL.recovery == 75 * MINUTE and POSTGRESQL.archived == 90 * DAY
+    assert POSTGRESQL.full_every == DAY and POSTGRESQL.incremental and POSTGRESQL.needs_log
+    assert str(POSTGRESQL) == (
+        "RPO 15 min, RTO 2 h (recovery 1 h 15 min), log kept continuously, a backup every 1 h, a full one every 1 d"
+    )
+
+
+def test_the_references_settings_say_why() -> None:
+    values = {name: setting.value for name, setting in POSTGRESQL_SETTINGS.items()}
+    assert values == {
+        "wal_level": "replica",
+        "archive_timeout": "900",
+        "max_wal_senders": "5",
+        "wal_keep_size": "1GB",
+    }
+    assert str(POSTGRESQL_SETTINGS["wal_keep_size"]).startswith("wal_keep_size = 1GB: how far a reader of WAL")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rpo": timedelta(0)},
+        {"rto": -HOUR},
+        {"every": timedelta(0)},
+        {"archived": -DAY},
+        {"overhead": 2 * HOUR},
+        {"full_every": DAY},
+        {"every": DAY, "full_every": HOUR},
+        {"outage": timedelta(0)},
+    ],
+)
+def test_an_objective_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)) if "every" not in wrong else "full_every|every"):
+        Objective(**{"rpo": HOUR, "rto": HOUR, **wrong})
+
+
+@pytest.mark.parametrize(("every", "needs"), [(None, True), (2 * HOUR, True), (HOUR, False), (MINUTE, False)])
+def test_backups_alone_keep_to_an_rpo_that_they_are_as_frequent_as(every: timedelta | None, *, needs: bool) -> None:
+    assert Objective(rpo=HOUR, rto=HOUR, every=every).needs_log is needs
+
+
+def test_an_archive_as_it_should_be_has_no_findings() -> None:
+    readings, findings = examine_archive(CHECKUP, KEPT, POSTGRESQL)
+    assert findings == ()
+    assert [(each.name, each.value, each.reference, each.standing) for each in readings] == [
+        ("backups", "1, newest 30 min old", "every 1 h", "good"),
+        ("log", "durable to 0/384 on 1", "0/3E8 on 1", "good"),
+        ("achieved RPO", "4 s", "at most 15 min", "good"),
+        ("to restore", "1.0 GiB + 800 B of log to replay", "within 1 h 15 min", "good"),
+    ]
+
+
+def test_an_empty_archive_brings_nothing_back() -> None:
+    empty = Kept(looked_at=NOW)
+    assert (only(empty).severity, only(empty).subject) == ("blocker", "backups")
+    assert (reading("achieved RPO", empty).value, reading("achieved RPO", empty).standing) == (
+        "nothing comes back",
+        "blocker",
+    )
+    assert reading("log", empty).standing == "blocker"
+
+
+def test_a_backup_is_late_when_it_is_half_as_old_again_as_its_interval() -> None:
+    assert found(evolve(KEPT, manifests=(manifest(age=90 * MINUTE),))) == []
+    finding = only(evolve(KEPT, manifests=(manifest(age=91 * MINUTE),)))
+    assert finding.text == "the newest backup is 1 h 31 min old, one is due every 1 h"
+    assert (finding.severity, reading("backups", KEPT).standing) == ("warning", "good")
+
+
+def test_incremental_backups_do_not_hide_that_the_full_one_is_late() -> None:
+    chain = (manifest(1, age=40 * HOUR), manifest(2, age=10 * MINUTE, parent=1, begins=200))
+    finding = only(evolve(KEPT, manifests=chain))
+    assert finding.text == "the newest full backup is 1 d 16 h old, one is due every 1 d"
+    assert reading("to restore", evolve(KEPT, manifests=chain)).value == "2.0 GiB + 700 B of log to replay"
+
+
+def test_where_there_are_no_incremental_backups_the_full_ones_interval_counts() -> None:
+    daily = evolve(KEPT, manifests=(manifest(age=30 * HOUR),))
+    assert found(daily, evolve(CHECKUP, only_full="too old")) == []
+    assert only(daily).text == "the newest backup is 1 d 6 h old, one is due every 1 h"
+
+
+def test_a_chain_that_is_broken_is_found() -> None:
+    finding = only(evolve(KEPT, manifests=(manifest(2, parent=1),)))
+    assert (finding.severity, finding.hint) == ("blocker", "take a full backup now")
+    assert "id2 builds on id1, which the archive does not hold" in finding.text
+
+
+def test_without_a_log_all_since_the_newest_backup_is_lost() -> None:
+    told = Finding(severity="blocker", subject="WAL", text="none", hint="archive it")
+    finding = only(evolve(KEPT, logs=(), manifests=(manifest(age=MINUTE),)), evolve(CHECKUP, unarchived=told))
+    assert (finding.severity, finding.subject, finding.hint) == ("blocker", "log", "archive it")
+    assert "since the newest backup, 1 min ago, would be lost" in finding.text
+    daily = Objective(rpo=DAY, rto=DAY, every=DAY)
+    assert found(evolve(KEPT, logs=()), objective=daily) == []
+
+
+@pytest.mark.parametrize(("lost", "severity"), [(7, None), (8, "warning"), (15, "warning"), (16, "blocker")])
+def test_the_achieved_rpo_is_reckoned_from_what_is_durable(lost: int, severity: str | None) -> None:
+    old = evolve(WATERMARK, complete_at=NOW - lost * MINUTE)
+    findings = found(evolve(KEPT, logs=(evolve(LOG, watermarks=(old,)),)))
+    assert [finding.severity for finding in findings] == ([severity] if severity else [])
+    if lost == 16:
+        assert findings[0].text == "03:00:00 now - 02:44:00 durable = 16 min > 15 min, 100 B behind"
+
+
+def test_who_has_written_nothing_since_loses_nothing() -> None:
+    old = evolve(WATERMARK, ends=at(1000), complete_at=NOW - DAY)
+    idle = evolve(KEPT, logs=(evolve(LOG, watermarks=(old,)),))
+    assert found(idle) == [] and reading("achieved RPO", idle).value == "0 s"
+    replica = evolve(CHECKUP, writes=False)
+    assert only(idle, replica).subject == "achieved RPO"  # a replica cannot know what the primary has written since
+
+
+def test_a_backup_reaches_further_than_a_log_that_stopped_before_it() -> None:
+    old = evolve(WATERMARK, ends=at(50), complete_at=NOW - DAY)
+    kept = evolve(KEPT, manifests=(manifest(age=5 * MINUTE),), logs=(evolve(LOG, watermarks=(old,)),))
+    assert reading("achieved RPO", kept).value == "5 min"
+
+
+def test_a_log_that_begins_after_the_newest_backup_does_not_continue_it() -> None:
+    late = evolve(WATERMARK, begins=at(500))
+    finding = only(evolve(KEPT, logs=(evolve(LOG, watermarks=(late,)),)))
+    assert (finding.severity, finding.subject) == ("blocker", "log")
+    assert "begins at 0/1F4 on 1, the newest backup ends at 0/6E on 1" in finding.text
+
+
+def test_a_gap_does_harm_until_a_backup_was_taken_after_it() -> None:
+    gap = Gap(begins=at(300), ends=at(400), reason="slot lost", noted_at=NOW)
+    marks = (evolve(WATERMARK, begins=at(400)),)
+    kept = evolve(KEPT, logs=(evolve(LOG, gaps=(gap,), watermarks=marks),))
+    finding = only(kept)
+    assert finding.severity == "blocker" and "nor any after it" in finding.text
+    after = evolve(kept, manifests=(manifest(1), manifest(2, begins=450)))
+    assert only(after).severity == "note" and "no moment in it can be restored" in only(after).text
+
+
+def test_a_hole_is_found() -> None:
+    hole = Stretch(begins=at(900), ends=at(950))
+    finding = only(evolve(KEPT, holes=(hole,)))
+    assert finding.severity == "blocker" and finding.text.startswith("missing from 0/384 to 0/3B6 on 1")
+
+
+def test_a_branch_that_nobody_archives_is_found() -> None:
+    promoted = evolve(CHECKUP, position=at(1000, "2"))
+    first = found(KEPT, promoted)[0]
+    assert first.severity == "blocker"
+    assert first.text == "the server is on timeline 2, the log knows 1: nobody archives it any more"
+
+
+def test_two_histories_under_one_name_are_told() -> None:
+    older = evolve(KEPT, manifests=(manifest(1, lineage=OTHER), manifest(2)))
+    assert (only(older).severity, only(older).subject) == ("note", "lineage")
+    newer = evolve(KEPT, manifests=(manifest(1), manifest(2, lineage=OTHER)))
+    assert only(newer).severity == "warning" and "another server writes under this name" in only(newer).text
+    foreign = Kept(looked_at=NOW, manifests=(manifest(1, lineage=OTHER),), logs=(evolve(LOG, lineage=OTHER),))
+    assert [(each.severity, each.subject) for each in found(foreign)] == [
+        ("blocker", "lineage"),
+        ("blocker", "backups"),
+    ]
+
+
+def test_a_restore_that_would_have_to_be_very_fast_is_told_with_its_arithmetic() -> None:
+    big = manifest(size=600 * GIB)
+    finding = only(evolve(KEPT, manifests=(big,)))
+    assert (finding.severity, finding.subject) == ("warning", "to restore")
+    assert finding.text.startswith("(600.0 GiB + 800 B of log) / 1 h 15 min = 136.5 MiB/s")
+    busy = evolve(CHECKUP, log_rate=200.0 * MIB)  # by the next backup, 720 GB of log
+    assert "+ 703.1 GiB of log)" in only(KEPT, busy).text
+
+
+def finding(severity: str, subject: str, text: str = "it is wrong", hint: str = "") -> Finding:
+    return Finding(severity=severity, subject=subject, text=text, hint=hint)  # type: ignore[arg-type]
+
+
+def test_the_worst_comes_first_and_marks_the_reading_it_is_about() -> None:
+    findings = [finding("note", "b"), finding("blocker", "b"), finding("warning", "c"), finding("blocker", "a")]
+    assert [each.subject for each in worst_first(findings)] == ["b", "a", "c", "b"]
+    readings = [Reading(name=name, value="1") for name in "bcd"] + [Reading(name="b", value="", standing="unseen")]
+    assert [each.standing for each in judged(readings, findings)] == ["blocker", "warning", "good", "unseen"]
+
+
+TOLD = """\
+orders: NOT HEALTHY (1 blocker, 2 notes)
+  Memory 1.0
+  at memory, lineage 7400000000000000001
+  objective: RPO 1 h, RTO 1 h
+
+BLOCKER  first: it is wrong in so many words that one line of a hundred characters does not hold
+    them all
+    -> do this;
+       do that;
+
+note  second: good to know
+
+note  third: it is wrong
+
+          is    should be
+ok first  good  good
+   plain  a
+?  third  ?     seen"""
+
+
+def test_a_diagnosis_reads_well() -> None:
+    text = "it is wrong in so many words that one line of a hundred characters does not hold them all"
+    diagnosis = Diagnosis(
+        checkup=CHECKUP,
+        objective=Objective(rpo=HOUR, rto=HOUR),
+        readings=(
+            Reading(name="first", value="good", reference="good"),
+            Reading(name="plain", value="a"),
+            Reading(name="third", value="?", reference="seen", standing="unseen"),
+        ),
+        findings=(
+            finding("blocker", "first", text, "do this;\ndo that;"),
+            finding("note", "second", "good to know"),
+            finding("note", "third"),
+        ),
+    )
+    assert str(diagnosis) == TOLD
+    assert not diagnosis.healthy
+    html = diagnosis._repr_html_()
+    assert "NOT HEALTHY" in html and "<td style='text-align:left'>third</td>" in html
+    assert '"severity":"blocker"' in diagnosis.to_json()
+
+
+def test_notes_alone_are_healthy() -> None:
+    objective = Objective(rpo=HOUR, rto=HOUR)
+    assert Diagnosis(checkup=CHECKUP, objective=objective, findings=(finding("note", "a"),)).healthy
+    assert str(Diagnosis(checkup=CHECKUP, objective=objective)).startswith("orders: healthy\n")
+
+
+@define
+class Patient:
+    """A system in memory that can be asked how it is."""
+
+    system: ClassVar[str] = "memory"
+    name: str = "orders"
+    checkup: Checkup = CHECKUP
+    asked: Objective | None = None
+
+    async def diagnose(self, objective: Objective) -> Checkup:
+        self.asked = objective
+        await asyncio.sleep(0)
+        return self.checkup
+
+
+ASKED: Diagnosable = Patient()
+HOURLY = Objective(rpo=15 * MINUTE, rto=HOUR, every=HOUR)
+UNARCHIVED = finding("blocker", "WAL", "none is archived")
+
+
+async def recorded(store: MemoryStore) -> Archive:
+    """An archive whose log goes to 900, and is complete there."""
+    archive = Archive(store)
+    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
+        await log.record(Branch(name="1"))
+        await log.append(LogEntry(begins=at(0), ends=at(900), complete_at=NOW), [bytes(900)])
+        await log.record(evolve(WATERMARK, complete_at=NOW))
+    return archive
+
+
+async def test_the_doctor_looks_at_a_target_alone() -> None:
+    patient = Patient(checkup=evolve(CHECKUP, findings=(finding("note", "a"),), unarchived=UNARCHIVED))
+    diagnosis = await doctor(patient, objective=HOURLY)
+    assert [each.subject for each in diagnosis.findings] == ["WAL", "a"]
+    assert (diagnosis.target, diagnosis.objective, diagnosis.assumed) == ("orders", HOURLY, False)
+    assert patient.asked is HOURLY
+
+
+async def test_the_doctor_needs_an_objective_that_somebody_has_declared() -> None:
+    with pytest.raises(ValueError, match="the reference has no objective for memory: declare one"):
+        await doctor(ASKED)
+
+
+async def test_the_doctor_takes_the_references_objective_where_there_is_one() -> None:
+    class Database(Patient):
+        system: ClassVar[str] = "postgresql"
+
+    diagnosis = await doctor(Database())
+    assert diagnosis.objective is POSTGRESQL and diagnosis.assumed
+    assert "the reference's objective: RPO 15 min" in str(diagnosis)
+
+
+async def test_an_archive_that_has_the_log_shows_that_it_is_archived() -> None:
+    archive = await recorded(MemoryStore())
+    patient = Patient(checkup=evolve(CHECKUP, position=at(900), unarchived=UNARCHIVED))
+    diagnosis = await doctor(patient, archive=archive, objective=HOURLY, clock=lambda: NOW)
+    assert [each.subject for each in diagnosis.findings] == ["backups"]
+    assert [each.value for each in diagnosis.readings if each.name == "log"] == ["durable to 0/384 on 1"]
+
+
+async def test_an_empty_archive_is_looked_at_as_well() -> None:
+    diagnosis = await doctor(ASKED, archive=Archive(MemoryStore()), objective=HOURLY, clock=lambda: NOW)
+    assert [each.text for each in diagnosis.findings] == ["there is none: nothing of this server can be restored"]
+
+
+async def test_a_hole_behind_the_watermark_is_found_unless_it_is_acknowledged() -> None:
+    archive = await recorded(MemoryStore())
+    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
+        await log.append(LogEntry(begins=at(1000), ends=at(1100)), [bytes(100)])
+    diagnosis = await doctor(ASKED, archive=archive, objective=HOURLY, clock=lambda: NOW)
+    assert "missing from 0/384 to 0/3E8 on 1" in str(diagnosis)
+    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
+        await log.record(Gap(begins=at(900), ends=at(1000), reason="slot lost", noted_at=NOW))
+    diagnosis = await doctor(ASKED, archive=archive, objective=HOURLY, clock=lambda: NOW)
+    assert "missing from" not in str(diagnosis) and "lost from 0/384 to 0/3E8 on 1 (slot lost)" in str(diagnosis)
+
+
+class Broken(MemoryStore):
+    """A store that is down, or hangs."""
+
+    hangs = False
+
+    async def stat(self, key: str) -> ObjectInfo | None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise StorageFailed(f"no answer about {key}", hint="try again")
+
+    @asynccontextmanager
+    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+        await self.stat(f"{key} {offset}")
+        yield each(())
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_an_archive_that_does_not_answer_is_a_finding(monkeypatch: pytest.MonkeyPatch, *, hangs: bool) -> None:
+    monkeypatch.setattr(doctoring, "ARCHIVE_SECONDS", 0.05)
+    store = Broken()
+    store.hangs = hangs
+    patient = Patient(checkup=evolve(CHECKUP, unarchived=UNARCHIVED))
+    diagnosis = await doctor(patient, archive=Archive(store), objective=HOURLY)
+    why = "no answer within the deadline" if hangs else "no answer about "
+    assert [each.subject for each in diagnosis.findings] == ["archive", "WAL"]
+    assert diagnosis.findings[0].text.startswith(f"it could not be looked at: {why}")
+
+
+async def test_a_target_that_does_not_answer_is_an_error() -> None:
+    class Gone(Patient):
+        async def diagnose(self, objective: Objective) -> Checkup:
+            raise Unreachable(f"no connection to examine against {objective}")
+
+    with pytest.raises(Unreachable):
+        await doctor(Gone(), objective=HOURLY)

@@ -26,6 +26,7 @@ from resilience.model.plans import BackupPlan
 from resilience.model.positions import Position, RecoveryPoint
 from resilience.model.reports import BackupReport, Coverage, RestorableMoment, RestoreReport
 from resilience.model.show import as_bytes
+from resilience.model.targets import RecoveryTarget
 from resilience.primitives import ObjectInfo
 
 NOW = datetime(2026, 11, 21, 20, 30, 1, 250000, tzinfo=UTC)
@@ -199,7 +200,7 @@ SHOWN = [
     POINT,
     MANIFEST,
     BackupReport(manifest=MANIFEST, seconds=1.0),
-    RestoreReport(manifest=MANIFEST, destination="<there>", reached=POINT, seconds=1.0),
+    RestoreReport(manifest=MANIFEST, destination="<there>", until=RecoveryTarget.latest(), reached=POINT, seconds=1.0),
     Coverage(target="orders"),
     Captured(begins=HERE, recovery_point=POINT),
     Event(operation="backup", subject="orders", stage="progress"),

@@ -17,6 +17,7 @@ from resilience.model.errors import ChecksumMismatch, Refused, ResilienceError, 
 from resilience.model.events import Event
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
+from resilience.model.targets import RecoveryTarget
 from resilience.primitives import Chunks, ObjectInfo, ObjectStore
 from resilience.stores import LocalStore, MemoryStore
 from resilience.stores.keys import each
@@ -49,7 +50,7 @@ async def outcomes(store: ObjectStore) -> dict[str, str]:
 
 async def comes_back(archive: Archive, manifest: Manifest, values: Mapping[str, bytes] = VALUES) -> bool:
     destination = MemoryDestination()
-    await restore(archive, "orders", into=destination, backup=manifest.id)
+    await restore(archive, "orders", into=destination, until=RecoveryTarget.backup(manifest.id))
     return destination.values == values
 
 

@@ -15,12 +15,15 @@ from resilience.model.events import Event
 from resilience.model.facts import DestinationFacts
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
+from resilience.model.targets import RecoveryTarget
 from resilience.testing.faults import change, flipped
 from resilience.testing.memory import MemoryDestination, MemoryTarget
 
 from .faults import VALUES, small_archive
 
 MOMENT = datetime(2026, 11, 21, 20, 30, tzinfo=UTC)
+
+ABSENT = "20200101T000000.000Z-000000"
 
 
 async def backed_up(archive: Archive, number: int = 1) -> Manifest:
@@ -40,7 +43,9 @@ async def test_the_newest_backup_is_restored_unless_another_is_named() -> None:
     taken = [await backed_up(archive, number) for number in (1, 2, 3)]
     for name, number in ((None, 3), (taken[0].id, 1), (taken[2].id, 3)):
         destination = MemoryDestination()
-        report = await restore(archive, "orders", into=destination, backup=name)
+        report = await restore(
+            archive, "orders", into=destination, until=None if name is None else RecoveryTarget.backup(name)
+        )
         assert destination.values == {**VALUES, "number": str(number).encode()}
         assert report.manifest == taken[number - 1]
         assert report.reached == taken[number - 1].recovery_point
@@ -55,8 +60,8 @@ async def test_a_backup_that_is_not_there_is_said_to_be_missing_and_which_there_
     with pytest.raises(NoBackup, match="restore orders: the archive holds no backup of it"):
         await restore(archive, "orders", into=MemoryDestination())
     newest = await backed_up(archive)
-    with pytest.raises(NoBackup, match=f"there is no backup 20200101T000000Z-000000 .the newest is {newest.id}"):
-        await restore(archive, "orders", into=MemoryDestination(), backup="20200101T000000Z-000000")
+    with pytest.raises(NoBackup, match=f"there is no backup {ABSENT} .the newest is {newest.id}"):
+        await restore(archive, "orders", into=MemoryDestination(), until=RecoveryTarget.backup(ABSENT))
 
 
 @pytest.mark.parametrize(("system", "accepts"), [("other", ("base",)), ("memory", ("dump",))])

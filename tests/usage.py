@@ -34,6 +34,7 @@ from resilience import (
     restore,
     verify,
 )
+from resilience.model.targets import RecoveryTarget
 from resilience.postgres import (
     PostgresBackupValidator,
     PostgresDataDirectory,
@@ -77,7 +78,9 @@ async def bring_back(path: str, archive: Archive) -> RecoveryPoint | None:
         path, bin_dir="/usr/bin", tablespaces={"/srv/fast": Path("/srv/faster")}, owner="postgres", leave="running"
     )
     try:
-        report = await restore(archive, "orders", into=destination, backup="20261121T203000.000Z-3f9a1c")
+        report = await restore(
+            archive, "orders", into=destination, until=RecoveryTarget.backup("20261121T203000.000Z-3f9a1c")
+        )
     except NoBackup as error:
         assert_type(error.hint, str)
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -17,6 +18,7 @@ from resilience.model.errors import AlreadyExists, ManifestInvalid, Refused
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import Manifest
+from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.planning.chains import refuse_to_orphan
@@ -25,7 +27,7 @@ from resilience.streams.frames import FRAME_SIZE, Compressor
 
 from . import layout
 from .draft import Draft
-from .envelope import unwrap
+from .envelope import unwrap, wrap
 from .log import ArchiveLog
 from .reading import Reader, whole
 from .writing import Writer
@@ -137,6 +139,22 @@ class Archive:
         prefix = layout.histories(system, target)
         keys = [info.key async for info in self.store.list(prefix)]
         return tuple(sorted({key.removeprefix(prefix).partition("/")[0] for key in keys}))
+
+    async def remember(self, measured: RestoreMeasured) -> None:
+        """Keep what a restore has measured; see `Archiver.remember`."""
+        await self.store.put(layout.restore(measured.system, measured.target, measured.id), [wrap(measured)])
+
+    async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]:
+        """Return what the last restores have measured, newest first. Raises ManifestInvalid if one is damaged."""
+        system = await self._system_of(target)
+        if system is None:
+            return ()
+        newest: deque[str] = deque(maxlen=last)
+        async with closing(self.store.list(layout.restores(system, target))) as infos:
+            async for info in infos:
+                newest.append(info.key)
+        found = [(key, await whole(self.store, key)) for key in reversed(newest)]
+        return tuple(unwrap(data, key, RestoreMeasured) for key, data in found if data is not None)
 
     async def _register(self, target: str, system: str) -> None:
         key = layout.registration(target)

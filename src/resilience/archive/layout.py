@@ -4,6 +4,7 @@
 - `<system>/<target>/manifests/<id>.json`: a backup exists if and only if this does
 - `<system>/<target>/<kind>/<id>/<part>/<number>.zst`: the objects of a part, in order
 - `<system>/<target>/runs/<id>/{started,ended}.json`: a trace of every attempt
+- `<system>/<target>/restores/<id>.json`: what a restore has measured
 - `<system>/<target>/history/<lineage>/<branch>.json`: a branch of the log and its parent
 - `<system>/<target>/log/<lineage>/<branch>/<high>/<begins>-<ends>.zst`: a whole segment of the log
 - `<system>/<target>/slices/<lineage>/<branch>/<segment>/<begins>-<ends>.zst`: a slice of an open segment
@@ -33,7 +34,7 @@ _LAST = (1 << 64) - 1
 _FILE = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.(?:zst|json)")
 _NO_SYSTEM = ("targets",)
-_NO_KIND = ("manifests", "runs", "history", "log", "slices", "watermarks", "gaps", "files")
+_NO_KIND = ("manifests", "runs", "restores", "history", "log", "slices", "watermarks", "gaps", "files")
 
 
 def registration(target: str) -> str:
@@ -54,6 +55,16 @@ def manifest(system: str, target: str, backup: str) -> str:
 def run(system: str, target: str, backup: str, moment: str) -> str:
     """Return the key of a run record; `moment` is `started` or `ended`."""
     return f"{_place(system, target)}runs/{checked_id(backup)}/{moment}.json"
+
+
+def restores(system: str, target: str) -> str:
+    """Return the prefix of what restores of a target have measured."""
+    return f"{_place(system, target)}restores/"
+
+
+def restore(system: str, target: str, id: str) -> str:
+    """Return the key of what one restore has measured."""
+    return f"{restores(system, target)}{checked_id(id)}.json"
 
 
 def backup(system: str, target: str, kind: str, backup: str) -> str:

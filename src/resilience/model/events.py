@@ -66,7 +66,7 @@ class Notifier:
             raise
         self.tell("completed")
 
-    def advance(self, count: int) -> None:
+    def advance(self, count: int, text: str = "") -> None:
         """Report `count` more bytes done."""
         self.done += count
-        self.tell("progress")
+        self.tell("progress", text)

@@ -78,6 +78,19 @@ class Gap(Stretch):
 
 
 @frozen(kw_only=True)
+class Hole(Stretch):
+    """A stretch that a log does not have, though it goes on behind. `reason` says why, if the loss was acknowledged.
+
+    Everything that was acknowledged before `after` lies before it; the first that is there again was written by
+    `before`. None where that is not known.
+    """
+
+    reason: str = ""
+    after: datetime | None = field(default=None, validator=aware)
+    before: datetime | None = field(default=None, validator=aware)
+
+
+@frozen(kw_only=True)
 class LogFacts(Shown):
     """What a survey of one lineage's log saw; no entry was read. `watermarks` are one a branch that has entries."""
 

@@ -11,6 +11,7 @@ from .manifests import Manifest
 from .moments import aware
 from .positions import RecoveryPoint
 from .show import Shown, as_bytes
+from .targets import RecoveryTarget
 
 
 @frozen(kw_only=True)
@@ -37,18 +38,31 @@ class BackupReport(Shown):
 
 @frozen(kw_only=True)
 class RestoreReport(Shown):
-    """A restore that was proven: `reached` was read back from the restored system."""
+    """A restore that was proven: `until` was asked for, `reached` was read back from the restored system.
+
+    `manifest` is the last backup of the `chain`. `written` and `replayed` are plain bytes, of the backups and of the
+    log, and `seconds` is wall time from the first look to the proof; the time in the destination is what it took to
+    unpack and to replay.
+    """
 
     manifest: Manifest
+    chain: tuple[str, ...] = ()
     destination: str
+    until: RecoveryTarget
     reached: RecoveryPoint
+    written: int = 0
+    replayed: int = 0
+    unpack_seconds: float = 0.0
+    replay_seconds: float = 0.0
     seconds: float
     findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:
+        log = f" and {as_bytes(self.replayed)} of log" if self.replayed else ""
+        chain = f" ({len(self.chain)} backups)" if len(self.chain) > 1 else ""
         head = (
-            f"restored {self.manifest.target} {self.manifest.id} into {self.destination}: "
-            f"{as_bytes(self.manifest.size)}, {self.seconds:.1f} s; reached {self.reached}"
+            f"restored {self.manifest.target} {self.manifest.id}{chain} into {self.destination}: "
+            f"{as_bytes(self.written)}{log}, {self.seconds:.1f} s; asked for {self.until}; reached {self.reached}"
         )
         return "\n  ".join([head, *map(str, self.findings)])
 

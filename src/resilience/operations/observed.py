@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from resilience.concurrency import closing
 from resilience.model.events import Notifier
 from resilience.model.findings import Examined, Level
 from resilience.model.manifests import Manifest
+from resilience.model.plans import RestorePlan
+from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 
 
@@ -46,3 +49,33 @@ class ObservedBackup:
             async for examined in objects:
                 self.told.advance(examined.bytes)
                 yield examined
+
+
+@define
+class Replaying:
+    """Tells an observer how far a replay has come, in bytes of the log and as a share of what was planned."""
+
+    told: Notifier
+    plan: RestorePlan
+    _began: float | None = field(default=None, init=False)
+    _done: int = field(default=0, init=False)
+
+    def __call__(self, point: RecoveryPoint) -> None:
+        """See `primitives.Reached`."""
+        if self._began is None:
+            self._began = time.monotonic()
+        done = max(self._done, self.replayed(point))
+        expected = max(self.plan.replayed, done)
+        self.told.total = None if self.told.total is None else max(self.told.total, self.plan.written + expected)
+        share = f", {done / expected:.0%}" if expected else ""
+        self.told.advance(done - self._done, f"replayed to {point}{share}")
+        self._done = done
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the first position was told."""
+        return 0.0 if self._began is None or not self.plan.replay else time.monotonic() - self._began
+
+    def replayed(self, point: RecoveryPoint) -> int:
+        """Return how many bytes of the log lie before a position."""
+        return max(0, point.position.offset - self.plan.replay[0].begins.offset) if self.plan.replay else 0

@@ -1,16 +1,28 @@
-"""restore(): bring a target back to life."""
+"""restore(): bring a target back to life, as it was at a moment of your choice."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import TypeVar
 
+from resilience.model.errors import Interrupted, ResilienceError
 from resilience.model.events import Notifier, Observer
+from resilience.model.ids import new_id as fresh_id
+from resilience.model.measured import RestoreMeasured
+from resilience.model.moments import utc_now
+from resilience.model.positions import RecoveryPoint
 from resilience.model.reports import RestoreReport
-from resilience.planning.restore import choose, plan_restore
+from resilience.model.targets import RecoveryTarget
+from resilience.planning.course import Course
+from resilience.planning.restore import plan_restore
 from resilience.primitives import Archiver, RestoreDestination
 
-from .observed import ObservedBackup
+from .looking import decided
+from .observed import ObservedBackup, Replaying
 
 Live = TypeVar("Live")
 
@@ -20,37 +32,111 @@ async def restore(
     target: str,
     *,
     into: RestoreDestination[Live],
-    backup: str | None = None,
+    until: datetime | RecoveryTarget | None = None,
     observer: Observer | None = None,
+    clock: Callable[[], datetime] = utc_now,
+    new_id: Callable[[datetime], str] = fresh_id,
 ) -> RestoreReport:
-    """Restore the newest backup of `target` (or the one whose id is `backup`) into a destination.
+    """Restore `target` as it was at `until` into a destination: a moment, a `RecoveryTarget`, or all that there is.
 
-    The newest is the one that reaches furthest; the hosts' clocks decide only where positions cannot be compared.
+    The newest backup from which the target can be reached is unpacked, with all that it builds on, and the log is
+    replayed from there. Without a log, and for destinations that replay none, the latest is the newest backup: the one
+    that reaches furthest; the hosts' clocks decide only where positions cannot be compared.
 
     The destination must be empty and becomes startable last: if this raises or is cancelled, it cannot start, and
     `into.discard()` removes what is there. The position in the report was read back from the restored system; the time
-    beside it too if the system knows one, or else it is the manifest's. `observer` is told the plain bytes restored so
-    far and their total.
+    beside it too if the system knows one, or else it is the manifest's. `observer` is told the plain bytes unpacked and
+    replayed so far and about how many there will be. What was measured is kept in the archive for the next plan, if its
+    credential may write there.
 
-    Raises Refused (NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched), Corrupt (the archive is damaged),
-    Unavailable (store or destination failed), Unsupported (the destination's programs do not fit the backup).
+    Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched),
+    Corrupt (the archive is damaged), Unavailable (store or destination failed), Unsupported (the destination's programs
+    do not fit the backup), Interrupted (it did not stop where it was asked to).
     """
     began = time.monotonic()
+    wanted = RecoveryTarget.of(until)
     told = Notifier("restore", target, observer)
     with told.outcome():
-        known = [manifest async for manifest in archive.manifests(target)]
-        manifest = choose(known, target=target, system=into.system, accepts=into.accepts, backup=backup)
-        facts = await into.survey([manifest])
+        async with decided(archive, target, into=into, until=wanted) as found:
+            course = found.course
+            facts = await into.survey(course.chain)
 
-        plan = plan_restore([manifest], facts)
+            plan = plan_restore(course.chain, facts, course=course)
 
-        told.total = manifest.size
-        async with archive.open(manifest) as stored:
-            restored = await into.apply(plan, chain=[ObservedBackup(stored, told)])
-    return RestoreReport(
-        manifest=manifest,
+            told.total = plan.written + plan.replayed
+            replaying = Replaying(told, plan)
+            async with AsyncExitStack() as opened:
+                chain = [
+                    ObservedBackup(await opened.enter_async_context(archive.open(manifest)), told)
+                    for manifest in course.chain
+                ]
+                applied = time.monotonic()
+                restored = await into.apply(plan, chain=chain, log=found.log, reached=replaying)
+                took = time.monotonic() - applied
+
+            prove(course, restored.reached)
+        told.total = told.done
+    replay_seconds = replaying.seconds
+    report = RestoreReport(
+        manifest=course.chain[-1],
+        chain=plan.chain,
         destination=into.name,
+        until=wanted,
         reached=restored.reached,
+        written=plan.written,
+        replayed=replaying.replayed(restored.reached),
+        unpack_seconds=took - replay_seconds,
+        replay_seconds=replay_seconds,
         seconds=time.monotonic() - began,
         findings=plan.findings + restored.findings,
     )
+    await _remember(archive, report, system=into.system, clock=clock, new_id=new_id)
+    return report
+
+
+def prove(course: Course, reached: RecoveryPoint) -> None:
+    """Compare what was reached with what was asked for. Raises Interrupted if the restore went elsewhere."""
+    until, position = course.until, reached.position
+    wrong = ""
+    if until.moment is not None and course.replay and reached.time is not None and reached.time > until.moment:
+        wrong = "it went past that"
+    elif until.offset is not None and position.offset < until.offset and not course.to_the_end:
+        wrong = "it stopped before that"
+    elif course.replay and position.branch not in {stretch.branch for stretch in course.replay}:
+        wrong = f"that is not on the way, which ends on timeline {course.branch}"
+    elif course.replay and position.offset < course.chain[-1].recovery_point.position.offset:
+        wrong = "it did not get as far as the backup itself"
+    if wrong:
+        raise Interrupted(
+            f"asked for {until}, it reached {reached}: {wrong}",
+            operation="restore",
+            subject=course.chain[-1].target,
+            hint="discard what is there and do not use it",
+        )
+
+
+async def _remember(
+    archive: Archiver,
+    report: RestoreReport,
+    *,
+    system: str,
+    clock: Callable[[], datetime],
+    new_id: Callable[[datetime], str],
+) -> None:
+    """Keep what was measured, if that can be: a restore from an archive that may only be read is as good."""
+    now = clock()
+    measured = RestoreMeasured(
+        id=new_id(now),
+        target=report.manifest.target,
+        system=system,
+        destination=report.destination,
+        ended_at=now,
+        unpacked=report.written,
+        unpack_seconds=report.unpack_seconds,
+        replayed=report.replayed,
+        replay_seconds=report.replay_seconds,
+    )
+    try:
+        await archive.remember(measured)
+    except (ResilienceError, OSError) as error:
+        logging.getLogger("resilience").warning("what the restore measured was not kept in the archive: %s", error)

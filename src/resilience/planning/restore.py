@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import reduce
 
-from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, NoBackup, Refused
+from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, NoBackup, NotRecoverable, Refused
 from resilience.model.facts import DestinationFacts
+from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
+from resilience.model.measured import RestoreMeasured
 from resilience.model.plans import RestorePlan
 from resilience.model.show import as_bytes
+from resilience.model.targets import RecoveryTarget
 
 from .backup import refuse_blockers
+from .chains import chain_of
+from .course import Course
+from .estimate import estimated
 
 
 def newer(a: Manifest, b: Manifest) -> Manifest:
@@ -54,9 +61,56 @@ def choose(
     return reduce(newer, fitting)
 
 
-def plan_restore(chain: Sequence[Manifest], facts: DestinationFacts) -> RestorePlan:
-    """Plan to restore a chain, oldest first. Raises DestinationNotEmpty, DiskTooSmall or Refused."""
-    target = chain[-1].target
+def alone(
+    until: RecoveryTarget, known: Sequence[Manifest], *, target: str, system: str, accepts: Sequence[str]
+) -> Course:
+    """Choose a backup that is restored by itself: the one that was named, or the newest whose chain is whole.
+
+    Raises NoBackup, or NotRecoverable where only a log could lead to the target.
+    """
+    named = until.base if until.kind == "backup" else None
+    newest = choose(known, target=target, system=system, accepts=accepts, backup=named)
+    if until.kind not in ("backup", "latest"):
+        raise NotRecoverable(
+            f"{until} needs a log to be replayed, and there is none for it here: backups bring back single moments",
+            operation="restore",
+            subject=target,
+            hint=_neighbours(until, [each for each in known if each.kind in accepts]),
+        )
+    fitting = [each for each in known if each.system == system and each.kind in accepts]
+    if until.branch is not None:
+        fitting = [each for each in fitting if each.recovery_point.position.branch == until.branch]
+        if not fitting:
+            raise NotRecoverable(f"no backup lies on timeline {until.branch}", operation="restore", subject=target)
+        newest = reduce(newer, fitting)
+    broken: list[Finding] = []
+    while True:
+        try:
+            return Course(until=until, chain=chain_of(newest, known), findings=tuple(broken))
+        except NotRecoverable as error:
+            fitting = [each for each in fitting if each.id != newest.id]
+            if until.kind == "backup" or not fitting:
+                raise
+            broken.append(Finding(severity="warning", subject=newest.id, text=f"not usable: {error.what}"))
+            newest = reduce(newer, fitting)
+
+
+def lineage_for(until: RecoveryTarget, known: Sequence[Manifest], logs: Sequence[str]) -> tuple[str, list[Finding]]:
+    """Choose the lineage that a target lies in, and say which others there are.
+
+    It is that of the named base, of the newest backup before a moment, or else of the newest backup.
+    """
+    before = [each for each in known if until.moment is not None and each.ended_at <= until.moment]
+    named = [each for each in known if until.base is not None and each.id == until.base]
+    chosen = max(named or before or known, key=lambda each: each.ended_at).lineage
+    others = sorted({*logs, *(each.lineage for each in known)} - {chosen})
+    text = f"the archive holds several histories under this name; this is {chosen}, not {', '.join(others)}"
+    finding = Finding(severity="warning", subject=chosen, text=text, hint="give every server a target name of its own")
+    return chosen, [finding] if others else []
+
+
+def refuse_destination(facts: DestinationFacts, *, target: str) -> None:
+    """Raise DestinationNotEmpty, DiskTooSmall or Refused if a destination cannot take what it was surveyed for."""
     if not facts.empty:
         raise DestinationNotEmpty(
             f"{facts.destination} is not empty",
@@ -72,13 +126,54 @@ def plan_restore(chain: Sequence[Manifest], facts: DestinationFacts) -> RestoreP
             subject=target,
             hint="make room or choose another place",
         )
+
+
+def plan_restore(
+    chain: Sequence[Manifest],
+    facts: DestinationFacts,
+    *,
+    course: Course | None = None,
+    shown: Sequence[RestoreMeasured] = (),
+    rto: timedelta | None = None,
+) -> RestorePlan:
+    """Plan to restore a chain, oldest first, alone or on the course that was decided on.
+
+    `shown` is what earlier restores have measured. Raises DestinationNotEmpty, DiskTooSmall or Refused.
+    """
+    target = chain[-1].target
+    refuse_destination(facts, target=target)
     if len({manifest.lineage for manifest in chain}) > 1:
         raise Refused("the backups of the chain belong to different lineages", operation="restore", subject=target)
+    course = course or Course(until=RecoveryTarget.backup(chain[-1].id), chain=tuple(chain))
+    estimate = estimated(chain, course.replayed, shown=shown, rto=rto)
     return RestorePlan(
         target=target,
         destination=facts.destination,
         chain=tuple(manifest.id for manifest in chain),
+        until=course.until,
+        replay=course.replay,
+        to_the_end=course.to_the_end,
         read=sum(manifest.stored for manifest in chain),
         written=sum(manifest.size for manifest in chain),
-        findings=facts.findings,
+        replayed=course.replayed,
+        seconds=estimate.seconds,
+        arithmetic=estimate.arithmetic,
+        findings=(*course.findings, *facts.findings, *estimate.findings),
     )
+
+
+def _neighbours(until: RecoveryTarget, known: Sequence[Manifest]) -> str:
+    """Say which backups lie before and behind a target."""
+    moment = until.moment
+    before = [each for each in known if moment is not None and each.ended_at <= moment]
+    behind = [each for each in known if moment is not None and each.ended_at > moment]
+    said = (
+        [f"the last one before it is {reduce(newer, before).id}, {reduce(newer, before).recovery_point}"]
+        if before
+        else []
+    )
+    if behind:
+        first = min(behind, key=lambda each: each.ended_at)
+        said.append(f"the first one behind it is {first.id}, {first.recovery_point}")
+    said = said or [f"the newest is {reduce(newer, known).id}, {reduce(newer, known).recovery_point}"]
+    return f"{'; '.join(said)}: ask for one with RecoveryTarget.backup(id)"

@@ -17,6 +17,7 @@ from resilience.model.manifests import Manifest
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan, RestorePlan
 from resilience.model.positions import RecoveryPoint
+from resilience.model.targets import RecoveryTarget
 from resilience.operations.backup import backup
 from resilience.operations.restore import restore
 from resilience.planning.backup import plan_backup
@@ -152,7 +153,7 @@ class RoundTripSuite(Generic[Live]):
         ids = {report.manifest.id for report in reports}
         assert {manifest.id async for manifest in archive.manifests(target.name)} == ids
         for each in ids:
-            await restore(archive, target.name, into=destination, backup=each)
+            await restore(archive, target.name, into=destination, until=RecoveryTarget.backup(each))
             async with destination.live() as live:
                 await self.check(target, live)
             await destination.discard()

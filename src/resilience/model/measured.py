@@ -1,0 +1,26 @@
+"""What a restore has measured: the archive keeps it, and the next plan estimates from it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from attrs import field, frozen
+from attrs.validators import ge
+
+from .moments import aware
+from .show import Shown
+
+
+@frozen(kw_only=True)
+class RestoreMeasured(Shown):
+    """One restore that was proven: plain bytes of backups unpacked, of the log replayed, and the seconds of each."""
+
+    id: str
+    target: str
+    system: str
+    destination: str
+    ended_at: datetime = field(validator=aware)
+    unpacked: int = field(validator=ge(0))
+    unpack_seconds: float = field(validator=ge(0))
+    replayed: int = field(default=0, validator=ge(0))
+    replay_seconds: float = field(default=0.0, validator=ge(0))

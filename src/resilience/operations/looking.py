@@ -1,0 +1,91 @@
+"""Looks into an archive and decides which backups and which stretches of the log lead to a target."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from attrs import evolve, frozen
+
+from resilience.concurrency import closing
+from resilience.model.log import LogEntry, LogFacts
+from resilience.model.targets import RecoveryTarget
+from resilience.planning.course import Course, Holdings, holdings
+from resilience.planning.log import LogView, heads_wanted, runs, with_heads
+from resilience.planning.restore import alone, lineage_for
+from resilience.primitives import Archiver, Log, RestoreDestination
+
+Live = TypeVar("Live")
+
+
+@frozen
+class Decided:
+    """What leads to a target, and the log to replay; None where nothing is replayed."""
+
+    course: Course
+    log: Log | None = None
+
+
+@asynccontextmanager
+async def decided(
+    archive: Archiver, target: str, *, into: RestoreDestination[Live], until: RecoveryTarget
+) -> AsyncIterator[Decided]:
+    """Decide how `until` is reached, and hold the log open. Raises NoBackup or NotRecoverable with the reason."""
+    known = [manifest async for manifest in archive.manifests(target)]
+    logs = await archive.lineages(target)
+    kinds = [kind for kind in into.accepts if kind in into.replays]
+    replayable = any(each.kind in kinds and each.system == into.system for each in known)
+    lineage, findings = lineage_for(until, known, logs) if known else ("", [])
+    if until.kind == "backup" or lineage not in logs or not replayable:
+        course = alone(until, known, target=target, system=into.system, accepts=into.accepts)
+        yield Decided(evolve(course, findings=(*findings, *course.findings)))
+        return
+    async with archive.log(target, system=into.system, lineage=lineage) as log:
+        facts = await log.survey()
+        held = holdings(target, known, LogView(facts=facts), kinds=kinds)
+        view = await listed(log, facts, begins=held.begins(until))
+        held = evolve(held, view=view)
+        course = await _decide(log, held, until)
+        course = evolve(course, findings=(*findings, *course.findings))
+        yield Decided(course, log if course.replay else None)
+
+
+async def listed(log: Log, facts: LogFacts, *, begins: int = 0) -> LogView:
+    """List the entries of all branches from an offset on; the ends of every run are described."""
+    found = {}
+    for name in LogView(facts=facts).names:
+        async with closing(log.entries(name, begins=begins)) as entries:
+            found[name] = runs([entry async for entry in entries], (gap for gap in facts.gaps if gap.branch == name))
+    view = LogView(facts=facts, runs=found)
+    return with_heads(view, await _described(log, heads_wanted(view)))
+
+
+async def _decide(log: Log, held: Holdings, until: RecoveryTarget) -> Course:
+    """Decide; for a moment look into the log where it lies, so that the clock and the amount are known better."""
+    course = held.decide(until)
+    if until.moment is None or not course.steps:
+        return course
+    heads: dict[LogEntry, LogEntry] = {}
+    for step in course.steps:
+        heads.update(await _around(log, step.run.entries, until))
+    return evolve(held, view=with_heads(held.view, heads)).decide(until)
+
+
+async def _around(log: Log, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:
+    """Describe the entries that a search for a moment comes by: as many as the number of entries has binary digits."""
+    heads: dict[LogEntry, LogEntry] = {}
+    first, last = 0, len(entries) - 1
+    while first < last:
+        middle = (first + last) // 2
+        heads[entries[middle]] = head = await log.describe(entries[middle])
+        passed = head.complete_at or head.latest
+        if until.moment is not None and passed is not None and passed >= until.moment:
+            last = middle
+        else:
+            first = middle + 1
+    return heads
+
+
+async def _described(log: Log, entries: Iterable[LogEntry]) -> dict[LogEntry, LogEntry]:
+    return {entry: await log.describe(entry) for entry in entries}

@@ -1,0 +1,99 @@
+"""How long a restore will take, by what this archive has shown, with the arithmetic for whoever wants to check it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from statistics import median
+
+from attrs import frozen
+
+from resilience.model.findings import Finding
+from resilience.model.manifests import Manifest
+from resilience.model.measured import RestoreMeasured
+from resilience.model.show import as_bytes, as_span
+
+TOO_FEW = 1 << 20
+"""Bytes: what was measured on less says nothing about speed."""
+
+
+@frozen(kw_only=True)
+class Estimate:
+    """Seconds, None if nobody can tell; how they were found; a warning if the objective will be missed."""
+
+    seconds: float | None
+    arithmetic: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
+
+
+@frozen
+class _Rate:
+    """Bytes a second, and where that was learnt."""
+
+    rate: float
+    source: str
+
+    def line(self, what: str, size: int) -> str:
+        return f"{what} {as_bytes(size)} at {as_bytes(int(self.rate))}/s ({self.source}): {as_span(size / self.rate)}"
+
+
+def estimated(
+    chain: Sequence[Manifest], replayed: int, *, shown: Sequence[RestoreMeasured] = (), rto: timedelta | None = None
+) -> Estimate:
+    """Estimate how long it takes to unpack a chain and replay so many bytes, by the median of what was shown.
+
+    What no restore has shown is taken from how fast the backups were taken; how fast a log is replayed, from nothing.
+    """
+    unpack = _shown([(each.unpacked, each.unpack_seconds) for each in shown]) or _as_taken(chain)
+    replay = _shown([(each.replayed, each.replay_seconds) for each in shown])
+    size = sum(manifest.size for manifest in chain)
+    lines, known, seconds = [], True, 0.0
+    for what, count, rate in (("unpack", size, unpack), ("replay", replayed, replay)):
+        if not count:
+            continue
+        if rate is None:
+            known = False
+            lines.append(f"{what} {as_bytes(count)}: unknown, no restore of it has shown how fast")
+        else:
+            seconds += count / rate.rate
+            lines.append(rate.line(what, count))
+    if known and len(lines) > 1:
+        lines.append(f"together {as_span(seconds)}")
+    findings = []
+    if rto is not None:
+        objective = rto.total_seconds()
+        relation = "over" if seconds > objective else "within"
+        at_least = "" if known else "at least "
+        lines.append(f"{at_least}{as_span(seconds)} is {relation} the objective (RTO) of {as_span(objective)}")
+        if seconds > objective or not known:
+            findings.append(_missed(chain[-1].target, lines[-1], known=known or seconds > objective))
+    return Estimate(seconds=seconds if known and lines else None, arithmetic=tuple(lines), findings=tuple(findings))
+
+
+def _missed(target: str, line: str, *, known: bool) -> Finding:
+    if known:
+        return Finding(
+            severity="warning", subject=target, text=line, hint="take backups more often, or restore to a faster place"
+        )
+    return Finding(
+        severity="warning",
+        subject=target,
+        text=f"nobody can tell yet whether the objective (RTO) is met: {line}",
+        hint="a restore drill measures it",
+    )
+
+
+def _shown(measured: Sequence[tuple[int, float]]) -> _Rate | None:
+    rates = [size / seconds for size, seconds in measured if size >= TOO_FEW and seconds > 0]
+    if not rates:
+        return None
+    return _Rate(median(rates), "as the last restore did" if len(rates) == 1 else f"median of {len(rates)} restores")
+
+
+def _as_taken(chain: Sequence[Manifest]) -> _Rate | None:
+    rates = []
+    for manifest in chain:
+        seconds = (manifest.ended_at - manifest.started_at).total_seconds()
+        if seconds > 0 and manifest.size:
+            rates.append(manifest.size / seconds)
+    return _Rate(median(rates), "as fast as it was backed up; no restore has been measured") if rates else None

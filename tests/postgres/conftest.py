@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from resilience.testing.postgres import TestServer, owned_folder
+from resilience.testing.postgres import TestServer, owned_folder, running_server
+
+from ..conftest import FAST
+from .chains import SUMMARIES, Chain, archive_in_memory, three
 
 ATTEMPTS = 1000
 BUSY = """
@@ -30,6 +33,14 @@ async def idle(server: TestServer) -> bool:
             return True
         await asyncio.sleep(0.01)
     return False
+
+
+@pytest.fixture(scope="session")
+def chain(session_folder: Path, postgres_bin: Callable[[int], Path]) -> Iterator[Chain]:
+    """The session's PostgreSQL 18 with a full backup and two incremental ones; leave both as they are found."""
+    with running_server(session_folder / "server-chain", postgres_bin(18), settings={**FAST, **SUMMARIES}) as server:
+        archive = archive_in_memory()
+        yield server, archive, asyncio.run(three(server, archive))
 
 
 @pytest.fixture

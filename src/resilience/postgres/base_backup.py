@@ -34,7 +34,7 @@ _FIELD = pq.DiagnosticField
 _FAILED = (pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.BAD_RESPONSE)
 # What a server says that cannot build on a parent: not in that state (no summaries), wrong setting, unknown command
 # (before 17), and "internal error" for a manifest that it cannot read.
-_NOT_INCREMENTAL = ("55000", "22023", "42601", "XX000")
+_NOT_INCREMENTAL = ("55000", "22023", "42601", "0A000", "XX000")
 
 
 @frozen

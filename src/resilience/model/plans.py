@@ -11,7 +11,7 @@ from .findings import Finding
 from .json import Json
 from .log import Stretch
 from .moments import aware
-from .show import Shown
+from .show import Shown, as_bytes, as_span
 from .targets import RecoveryTarget
 
 
@@ -61,3 +61,15 @@ class RestorePlan(Shown):
     seconds: float | None = None
     arithmetic: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"restore {self.target} to {self.until}, into {self.destination}", f"unpack {self.chain[0]}"]
+        lines += [f"on top of it {each}" for each in self.chain[1:]]
+        lines += [f"replay {stretch}, {as_bytes(stretch.size)} of log" for stretch in self.replay]
+        if self.replay and not self.to_the_end:
+            lines.append(f"stop at {self.until}, after about {as_bytes(self.replayed)} of it")
+        lines.append(f"read {as_bytes(self.read)} of backups, write {as_bytes(self.written)}")
+        lines.append(
+            f"it takes about {as_span(self.seconds)}" if self.seconds is not None else "nobody can tell how long"
+        )
+        return "\n  ".join([*lines, *(f"  {line}" for line in self.arithmetic), *map(str, self.findings)])

@@ -75,7 +75,7 @@ class Holdings:
         if len(courses) > 1:
             raise self._ambiguous(until, courses)
         (course,) = courses.values()
-        notes = [] if until.branch else self._others(course.branch, "note")
+        notes = self._others(course.branch, "note") if refused else []
         return evolve(course, findings=(*course.findings, *notes))
 
     def _check_base(self, until: RecoveryTarget) -> None:
@@ -310,8 +310,9 @@ class Holdings:
 
     def _ambiguous(self, until: RecoveryTarget, courses: Mapping[str, Course]) -> NotRecoverable:
         names = sorted(courses, key=lambda name: (len(name), name))
+        where = "exists" if until.moment or until.offset is not None else "may be"
         return self._refusal(
-            f"{until} exists on timelines {' and '.join(names)}",
+            f"{until} {where} on timelines {' and '.join(names)}",
             f"say which one: timeline={names[0]!r} or timeline={names[-1]!r}",
         )
 

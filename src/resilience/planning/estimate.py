@@ -53,7 +53,7 @@ def estimated(
             continue
         if rate is None:
             known = False
-            lines.append(f"{what} {as_bytes(count)}: unknown, no restore of it has shown how fast")
+            lines.append(f"{what} {as_bytes(count)}: unknown, no restore of this target has shown how fast")
         else:
             seconds += count / rate.rate
             lines.append(rate.line(what, count))
@@ -61,26 +61,22 @@ def estimated(
         lines.append(f"together {as_span(seconds)}")
     findings = []
     if rto is not None:
-        objective = rto.total_seconds()
-        relation = "over" if seconds > objective else "within"
-        at_least = "" if known else "at least "
-        lines.append(f"{at_least}{as_span(seconds)} is {relation} the objective (RTO) of {as_span(objective)}")
-        if seconds > objective or not known:
-            findings.append(_missed(chain[-1].target, lines[-1], known=known or seconds > objective))
+        line, hint = _compared(seconds, known, rto.total_seconds())
+        lines.append(line)
+        if hint:
+            findings.append(Finding(severity="warning", subject=chain[-1].target, text=line, hint=hint))
     return Estimate(seconds=seconds if known and lines else None, arithmetic=tuple(lines), findings=tuple(findings))
 
 
-def _missed(target: str, line: str, *, known: bool) -> Finding:
-    if known:
-        return Finding(
-            severity="warning", subject=target, text=line, hint="take backups more often, or restore to a faster place"
-        )
-    return Finding(
-        severity="warning",
-        subject=target,
-        text=f"nobody can tell yet whether the objective (RTO) is met: {line}",
-        hint="a restore drill measures it",
-    )
+def _compared(seconds: float, known: bool, objective: float) -> tuple[str, str]:
+    """Compare with the objective: a line, and what to do about it (empty: nothing)."""
+    at_least = "" if known else "at least "
+    if seconds > objective:
+        hint = "take backups more often, or restore to a faster place"
+        return f"{at_least}{as_span(seconds)} is over the objective (RTO) of {as_span(objective)}", hint
+    if not known:
+        return f"nobody can tell yet whether the objective (RTO) of {as_span(objective)} is met", "measure it: restore"
+    return f"{as_span(seconds)} is within the objective (RTO) of {as_span(objective)}", ""
 
 
 def _shown(measured: Sequence[tuple[int, float]]) -> _Rate | None:
@@ -94,6 +90,6 @@ def _as_taken(chain: Sequence[Manifest]) -> _Rate | None:
     rates = []
     for manifest in chain:
         seconds = (manifest.ended_at - manifest.started_at).total_seconds()
-        if seconds > 0 and manifest.size:
+        if seconds > 0 and manifest.size >= TOO_FEW:
             rates.append(manifest.size / seconds)
     return _Rate(median(rates), "as fast as it was backed up; no restore has been measured") if rates else None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from attrs import define, field
 
-from resilience.concurrency import finish
-from resilience.model.errors import Corrupt, Interrupted
+from resilience.concurrency import closing, finish
+from resilience.model.errors import Corrupt, Interrupted, NotRecoverable, ResilienceError
 from resilience.model.events import Notifier, Observer
 from resilience.model.findings import Finding, Level, Verdict
 from resilience.model.manifests import Manifest
 from resilience.model.show import as_bytes
+from resilience.planning.chains import chain_of
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Archiver, RestoreDestination, StoredBackup, Validator
 
@@ -36,17 +38,26 @@ async def verify(
     `validators`: the format parses to its end (L2). With a `scratch` destination: a server starts on it and answers
     (L3); what was restored there is removed again, also on cancellation.
 
+    Of an incremental backup, L0 looks at everything that it builds on too, L1 and L2 read its own bytes only, and L3
+    restores the whole chain.
+
     What is wrong stands in the verdict's findings. Raises Unavailable if the store does not answer, Refused or
     Unsupported if the scratch destination cannot be used.
     """
     began = time.monotonic()
     told = Notifier("verify", manifest.target, observer)
     with told.outcome():
-        told.total = manifest.stored + manifest.size * (len(validators) + (scratch is not None))
-        async with archive.open(manifest) as stored:
-            proof = _Proof(subject=f"{manifest.target} {manifest.id}", backup=ObservedBackup(stored, told))
+        proof = _Proof(subject=f"{manifest.target} {manifest.id}")
+        async with AsyncExitStack() as opened:
+            if chain := await proof.whole(archive, manifest):
+                restored = sum(each.size for each in chain) if scratch is not None else 0
+                told.total = manifest.stored + manifest.size * len(validators) + restored
+                proof.chain = [
+                    ObservedBackup(await opened.enter_async_context(archive.open(each)), told) for each in chain
+                ]
             if (
-                await proof.exists()
+                chain
+                and await proof.exists()
                 and await proof.matches()
                 and await proof.passes(validators)
                 and scratch is not None
@@ -57,10 +68,10 @@ async def verify(
 
 @define(kw_only=True)
 class _Proof:
-    """Collects what each level found."""
+    """Collects what each level found; the last of `chain` is what is to be proven."""
 
     subject: str
-    backup: StoredBackup
+    chain: Sequence[StoredBackup] = ()
     passed: bool = True
     level: Level | None = None
     objects: int = 0
@@ -78,18 +89,28 @@ class _Proof:
             findings=tuple(self.findings),
         )
 
+    async def whole(self, archive: Archiver, manifest: Manifest) -> tuple[Manifest, ...]:
+        """Find all that the backup builds on, or nothing."""
+        if manifest.parent is None:
+            return (manifest,)
+        try:
+            return chain_of(manifest, [each async for each in archive.manifests(manifest.target)])
+        except (NotRecoverable, Corrupt) as error:
+            self.findings.append(_blocker(error))
+            return ()
+
     async def exists(self) -> bool:
-        """L0."""
-        return await self._examine(Level.EXISTS)
+        """L0, of everything that a restore needs."""
+        return await self._examine(Level.EXISTS, self.chain)
 
     async def matches(self) -> bool:
         """L1."""
-        return await self._examine(Level.CHECKSUMS)
+        return await self._examine(Level.CHECKSUMS, self.chain[-1:])
 
     async def passes(self, validators: Sequence[Validator[StoredBackup]]) -> bool:
         """L2 and whatever else the validators prove about stored bytes."""
         for validator in sorted(validators, key=lambda each: each.level):
-            verdict = await validator.check(self.backup)
+            verdict = await validator.check(self.chain[-1])
             self.findings += verdict.findings
             if not verdict.passed:
                 self.passed = False
@@ -99,26 +120,28 @@ class _Proof:
 
     async def starts(self, scratch: RestoreDestination[Live]) -> None:
         """L3."""
-        manifest = self.backup.manifest
-        plan = plan_restore([manifest], await scratch.survey([manifest]))
+        manifests = [backup.manifest for backup in self.chain]
+        plan = plan_restore(manifests, await scratch.survey(manifests))
         try:
-            restored = await scratch.apply(plan, chain=[self.backup])
+            restored = await scratch.apply(plan, chain=self.chain)
             self.findings += restored.findings
             async with scratch.live():
                 self._reached(Level.STARTS, f"a scratch server reached {restored.reached} and answers")
         except (Corrupt, Interrupted) as error:
-            self.findings.append(Finding(severity="blocker", subject=error.subject, text=error.what, hint=error.hint))
+            self.findings.append(_blocker(error))
         finally:
             await finish(scratch.discard())
 
-    async def _examine(self, level: Level) -> bool:
+    async def _examine(self, level: Level, backups: Sequence[StoredBackup]) -> bool:
         self.objects = self.bytes = 0
         problems = []
-        async for examined in self.backup.examine(level):
-            self.objects += 1
-            self.bytes += examined.bytes
-            if examined.problem:
-                problems.append(Finding(severity="blocker", subject=examined.key, text=examined.problem))
+        for backup in backups:
+            async with closing(backup.examine(level)) as objects:
+                async for examined in objects:
+                    self.objects += 1
+                    self.bytes += examined.bytes
+                    if examined.problem:
+                        problems.append(Finding(severity="blocker", subject=examined.key, text=examined.problem))
         self.findings += problems
         if not problems:
             self._reached(level, f"{self.objects} objects, {as_bytes(self.bytes)} read")
@@ -127,3 +150,7 @@ class _Proof:
     def _reached(self, level: Level, text: str) -> None:
         self.level = level
         self.findings.append(Finding(severity="note", subject=str(level), text=text))
+
+
+def _blocker(error: ResilienceError) -> Finding:
+    return Finding(severity="blocker", subject=error.subject, text=error.what, hint=error.hint)

@@ -41,6 +41,8 @@ class Finder:
 
         Without `ends` it looks up to `known` at least, and from there on until 4 GiB have no whole segment.
         """
+        if ends is not None and ends <= begins:
+            return
         at, aligned = begins, False  # whether `at` is known to be where a segment begins
         leading = await self._first_slice() if begins == 0 else None
         async with aclosing(self._segments(begins, ends, known)) as segments:

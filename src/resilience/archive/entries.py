@@ -64,11 +64,11 @@ class Head:
 
 
 def seal(entry: LogEntry, frames: Sequence[bytes], frame_size: int, *, target: str, lineage: str) -> bytes:
-    """Return the head for an entry whose bytes were compressed to `frames`."""
+    """Return the stored head of an entry whose bytes were compressed to `frames`."""
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(frame)
-    head = to_json(
+    return stored(
         Head(
             target=target,
             lineage=lineage,
@@ -82,7 +82,12 @@ def seal(entry: LogEntry, frames: Sequence[bytes], frame_size: int, *, target: s
             sha256=digest.hexdigest(),
         )
     )
-    return _LEAD.pack(MAGIC, _DIGEST + len(head)) + hashlib.sha256(head).digest() + head
+
+
+def stored(head: Head) -> bytes:
+    """Return a head as bytes."""
+    text = to_json(head)
+    return _LEAD.pack(MAGIC, _DIGEST + len(text)) + hashlib.sha256(text).digest() + text
 
 
 def head_of(data: bytes | bytearray, key: str) -> tuple[Head, int] | None:

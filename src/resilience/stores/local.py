@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice, takewhile
@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 CHUNK = 1 << 20
 ASIDE = ".aside"
+FIRST_LISTED = 20
 LISTED_AT_ONCE = 1000
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EXDEV)
@@ -58,47 +59,70 @@ class LocalStore:
         path = self.root / checked(key)
         aside = _File(self.root / ASIDE / secrets.token_hex(16))
         try:
-            await _do("put", key, self._make_folders, aside.path.parent)
-            await _do("put", key, aside.open, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            async with closing(each(chunks)) as pieces:
-                async for piece in pieces:
-                    await _do("put", key, aside.write, piece)
-            await _do("put", key, aside.sync)
-            await _do("put", key, self._make_folders, path.parent)
-            status = await _do("put", key, _publish, aside.path, path)
+            if isinstance(chunks, Sequence):
+                status = await _do("put", key, self._create, aside, chunks, path)
+            else:
+                await _do("put", key, self._begin, aside)
+                async with closing(each(chunks)) as pieces:
+                    async for piece in pieces:
+                        await _do("put", key, aside.write, piece)
+                status = await _do("put", key, self._complete, aside, path)
         except BaseException:
             aside.discard()
             raise
         aside.close()
         return _info(key, status)
 
+    def _create(self, aside: _File, chunks: Sequence[bytes], path: Path) -> os.stat_result:
+        # What is all there already goes to the disk in one step: a thread is not asked for every piece.
+        self._begin(aside)
+        for piece in chunks:
+            aside.write(piece)
+        return self._complete(aside, path)
+
+    def _begin(self, aside: _File) -> None:
+        self._make_folders(aside.path.parent)
+        aside.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+    def _complete(self, aside: _File, path: Path) -> os.stat_result:
+        aside.sync()
+        self._make_folders(path.parent)
+        return _publish(aside.path, path)
+
     @asynccontextmanager
     async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
         """Read an object from `offset`; see `ObjectStore.get`."""
         file = _File(self.root / checked(key))
 
-        async def chunks() -> AsyncGenerator[bytes]:
-            while chunk := await _do("get", key, file.read, CHUNK):
-                yield chunk
+        def begin() -> tuple[bytes, int]:
+            size = file.open(os.O_RDONLY)
+            file.seek(offset)
+            return file.read(CHUNK), size - offset
 
+        async def chunks(chunk: bytes, rest: int) -> AsyncGenerator[bytes]:
+            while chunk:
+                yield chunk
+                rest -= len(chunk)
+                chunk = await _do("get", key, file.read, CHUNK) if rest > 0 else b""
+
+        checked_offset(offset)
         try:
-            await _do("get", key, file.open, os.O_RDONLY)
-            await _do("get", key, file.seek, checked_offset(offset))
-            async with aclosing(chunks()) as pieces:
+            async with aclosing(chunks(*await _do("get", key, begin))) as pieces:
                 yield pieces
         finally:
             file.close()
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield the objects under a prefix in the order of their keys; see `ObjectStore.list`."""
-        walk = self._walk(prefix)
+        walk, most = self._walk(prefix), FIRST_LISTED  # whoever wants the first only shall not wait for all
 
         def some() -> list[ObjectInfo]:
-            return list(islice(walk, LISTED_AT_ONCE))
+            return list(islice(walk, most))
 
         while infos := await _do("list", prefix, some):
             for info in infos:
                 yield info
+            most = LISTED_AT_ONCE
 
     async def stat(self, key: str) -> ObjectInfo | None:
         """Look at one object; None if it is not there."""
@@ -177,10 +201,11 @@ class _File:
     path: Path
     _handle: int | None = None
 
-    def open(self, flags: int) -> None:
-        if flags == os.O_RDONLY:
-            _status(self.path)
+    def open(self, flags: int) -> int:
+        """Open the file and return its size."""
+        size = _status(self.path).st_size if flags == os.O_RDONLY else 0
         self._handle = os.open(self.path, flags | os.O_CLOEXEC, 0o600)
+        return size
 
     @property
     def handle(self) -> int:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import ClassVar
@@ -188,14 +188,19 @@ class LogSuite:
             assert await covering(log) == []
 
     async def test_appending_cancelled_anywhere_leaves_the_entry_whole_or_absent(self, archive: Archiver) -> None:
-        async with opened(archive, whole(0)) as log, nothing_left_running():
+        async def append(number: int) -> None:
+            async with opened(archive, whole(number)):
+                pass
+
+        async with nothing_left_running():
             for number, attempt in enumerate(cancellations(step=self.cancel_step), 1):
-                completed = await attempt(_append(log, whole(number)))
-                async with opened(self.again(archive)) as other:
-                    there = await covering(other, number * SIZE, (number + 1) * SIZE)
+                completed = await attempt(append(number))
+                async with opened(self.again(archive)) as log:
+                    there = await covering(log, number * SIZE, (number + 1) * SIZE)
                     assert there or not completed
-                    assert await other.append(whole(number), [plain(whole(number))]) != bool(there)
-                    assert await joined(other, whole(number)) == plain(whole(number))
+                    await log.record(FIRST)
+                    assert await log.append(whole(number), [plain(whole(number))]) != bool(there)
+                    assert await joined(log, whole(number)) == plain(whole(number))
 
     async def test_of_the_same_entry_appended_twice_at_once_one_is_new(self, archive: Archiver) -> None:
         async with opened(archive, whole(0)) as log, opened(self.again(archive)) as other:
@@ -224,10 +229,15 @@ class LogSuite:
             assert (await log.survey()).branches == (FIRST, second)
 
     async def test_recording_cancelled_anywhere_leaves_the_record_whole_or_absent(self, archive: Archiver) -> None:
-        async with opened(archive) as log, nothing_left_running():
+        async def record(branch: Branch) -> None:
+            async with opened(archive) as log:
+                await log.record(branch)
+
+        async with nothing_left_running():
             for number, attempt in enumerate(cancellations(step=self.cancel_step), 1):
-                completed = await attempt(log.record(Branch(name=str(number))))
-                there = str(number) in {branch.name for branch in (await log.survey()).branches}
+                completed = await attempt(record(Branch(name=str(number))))
+                async with opened(archive) as log:
+                    there = Branch(name=str(number)) in (await log.survey()).branches
                 assert there or not completed
 
     async def test_a_survey_says_what_is_recorded_and_how_far_each_branch_reaches(self, archive: Archiver) -> None:
@@ -338,12 +348,26 @@ class LogSuite:
                     await log.keep(no_name, b"")
 
     async def test_keeping_and_reading_can_be_cancelled_anywhere(self, archive: Archiver) -> None:
-        async with opened(archive, whole(3), piece(4, 0, 9)) as log, nothing_left_running():
+        async def keep(name: str) -> None:
+            async with opened(archive) as log:
+                await log.keep(name, plain(whole(3)))
+
+        async def look() -> None:
+            async with opened(archive) as log:
+                await log.survey()
+                async with closing(log.entries("1")) as entries:
+                    async for entry in entries:
+                        await log.describe(entry)
+                        await log.read(entry)
+
+        async with nothing_left_running():
+            async with opened(archive, whole(3), piece(4, 0, 9)):
+                pass
             for number, attempt in enumerate(cancellations(step=self.cancel_step)):
-                await attempt(log.keep(f"{number}.partial", plain(whole(number))))
-                await log.keep(f"{number}.partial", plain(whole(number)))
+                await attempt(keep(f"{number}.partial"))
+                await keep(f"{number}.partial")
             for attempt in cancellations(step=self.cancel_step):
-                await attempt(_look(log))
+                await attempt(look())
 
     @pytest.mark.parametrize(
         ("begins", "ends", "found"),
@@ -429,21 +453,10 @@ class LogSuite:
                     await log.read(missing)
 
     async def test_no_byte_of_a_damaged_entry_is_handed_out(self, archive: Archiver) -> None:
-        async with opened(archive, whole(3), whole(4)) as log, nothing_left_running():
+        async with nothing_left_running(), opened(archive, whole(3), whole(4)) as log:
             named = await self.damage(archive, whole(3))
             with pytest.raises(Corrupt, match=named):
                 await log.read(whole(3))
             with pytest.raises(Corrupt, match=named):
                 await log.append(whole(3), [plain(whole(3))])
             assert await joined(log, whole(4)) == plain(whole(4))
-
-
-async def _append(log: Log, entry: LogEntry) -> None:
-    await log.append(entry, [plain(entry)])
-
-
-async def _look(log: Log) -> Sequence[bytes]:
-    found = [entry async for entry in log.entries("1")]
-    await log.survey()
-    await log.describe(found[0])
-    return await log.read(found[0])

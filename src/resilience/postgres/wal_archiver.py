@@ -14,24 +14,28 @@ from attrs.validators import gt
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_never, wait_random_exponential
 
 from resilience.concurrency import stop_tasks
-from resilience.model.errors import Unavailable
+from resilience.model.errors import ResilienceError, Unavailable
 from resilience.model.events import Notifier, Observer
+from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
 from resilience.primitives import Archiver
 
 from .archiver_status import ArchiverStatus
 from .client import Dsn, parse_dsn
+from .slots import Slots
 from .wal_progress import Progress
 from .wal_session import OPERATION, LookAgain, Opener
+from .wal_start import names_standby
 from .wal_stream import SlotBusy, WalRemoved
-from .wal_streaming import Streaming
+from .wal_streaming import Streaming, first_of
 
 LONGEST_PAUSE = 10.0
 BUSY_SECONDS = 5.0
 """How long a slot that another process uses is waited for at first."""
 BUSY_AFTER_CUT_SECONDS = 120.0
 """The same after a cut: the server may take wal_sender_timeout to notice that we are gone."""
+WATCH_SECONDS = 5.0
 _SLOT = re.compile("[a-z0-9_]{1,63}")
 
 
@@ -119,9 +123,11 @@ class _Running:
     archiver: WalArchiver
     progress: Progress
     _opener: Opener = field(init=False)
+    _slots: Slots = field(init=False)
     _ready: asyncio.Future[None] = field(init=False)
     _owner: asyncio.Task[object] | None = field(factory=asyncio.current_task, init=False)
     _task: asyncio.Task[None] = field(init=False)
+    _failed: BaseException | None = field(default=None, init=False)
     _leaving: bool = field(default=False, init=False)
     _cancelling: int | None = field(default=None, init=False)
     _streamed_at: float | None = field(default=None, init=False)
@@ -141,10 +147,18 @@ class _Running:
             anew=archiver.new_chain,
             found=self.progress.found,
         )
+        self._slots = Slots(
+            target=archiver.name,
+            name=archiver.slot,
+            warning=archiver.slot_warning,
+            limit=archiver.slot_limit,
+            dsn=archiver.dsn,
+        )
 
     async def start(self) -> None:
         """Run the task until it streams. Raises what it fails with before."""
-        self._task = asyncio.create_task(self._archive())
+        keeping = [self._keep(standby) for standby in self.archiver.standbys]
+        self._task = asyncio.create_task(first_of(self._archive(), self._watch(), *keeping))
         try:
             await asyncio.wait([self._task, self._ready], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
@@ -163,7 +177,7 @@ class _Running:
             ours = False
             if self._cancelling is not None and self._owner is not None:
                 ours = self._owner.uncancel() <= self._cancelling
-        failed = None if self._task.cancelled() else self._task.exception()
+        failed = self._failed or (None if self._task.cancelled() else self._task.exception())
         if failed is None:
             self.progress.notifier.tell("completed")
         elif error is None or (ours and isinstance(error, asyncio.CancelledError)):
@@ -191,8 +205,36 @@ class _Running:
                 )
                 await retrying(self._session)
         except Exception as error:
+            self._failed = error
             self.progress.notifier.tell("failed", str(error))
             raise
+
+    async def _watch(self) -> None:
+        """Look at the slot every few seconds. Raises Refused if commits have begun to wait for the archive."""
+        await asyncio.wait([self._ready])
+        while True:
+            try:
+                seen = await self._slots.look()
+            except ResilienceError as error:
+                text = f"the slot {self._slots.name} cannot be watched: {error}"
+                finding = Finding(severity="warning", subject=self.archiver.name, text=text)
+                self.progress.watched("slot", (finding,))
+                self.progress.slot_bytes = None
+            else:
+                if names_standby(seen.synchronous, self._opener.application):
+                    raise self._opener.synchronous(seen.synchronous)
+                self.progress.watched("slot", seen.findings)
+                self.progress.slot_bytes = seen.slot_bytes
+            await asyncio.sleep(WATCH_SECONDS)
+
+    async def _keep(self, standby: Dsn) -> None:
+        """Keep the slot on a standby, and move it on every few seconds."""
+        await asyncio.wait([self._ready])
+        while True:
+            durable = 0 if self.progress.assembly is None else self.progress.assembly.durable
+            found = await self._slots.keep(standby, lineage=self._opener.lineage, durable=durable)
+            self.progress.watched(standby.where, found)
+            await asyncio.sleep(WATCH_SECONDS)
 
     def _worth_it(self, error: BaseException) -> bool:
         """Tell whether to try again; before anything was streamed, only what will pass by itself."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
 from datetime import timedelta
+from itertools import chain
 
 from attrs import define, evolve, field
 
@@ -38,9 +39,8 @@ class Progress:
     reconnects: int = 0
     last_error: str = ""
     slot_bytes: int | None = None
-    watched: Sequence[Finding] = ()
-    """What the last look at the slots found; the next one replaces it."""
     _found: list[Finding] = field(factory=list, init=False)
+    _watched: dict[str, tuple[Finding, ...]] = field(factory=dict, init=False)
     _server: int | None = field(default=None, init=False)
     _heard: tuple[int, float] | None = field(default=None, init=False)
     _segments: int = field(default=0, init=False)
@@ -72,6 +72,16 @@ class Progress:
             self._found = [*self._found, finding][-FINDINGS_AT_MOST:]
             self.notifier.tell("progress", str(finding))
 
+    def watched(self, what: str, findings: tuple[Finding, ...]) -> None:
+        """A look at something found this; the next look at it replaces it. What is new is told, a blocker is logged."""
+        known = {(finding.severity, finding.hint) for finding in self._watched.get(what, ())}
+        self._watched[what] = findings
+        for finding in findings:
+            if (finding.severity, finding.hint) not in known:
+                self.notifier.tell("progress", str(finding))
+                if finding.severity == "blocker":
+                    logging.getLogger("resilience").error("%s", finding)
+
     def status(self) -> ArchiverStatus:
         """Return how it is now."""
         assembly = self.assembly
@@ -80,15 +90,14 @@ class Progress:
             lineage=self.lineage,
             connected=self.connected,
             slot_bytes=self.slot_bytes,
-            segments=self._segments,
-            slices=self._slices,
             reconnects=self.reconnects,
-            findings=(*self._found, *self.watched),
+            findings=(*self._found, *chain.from_iterable(self._watched.values())),
             last_error=self.last_error,
         )
         if assembly is None:
             return status
         complete = assembly.proofs.upto(assembly.durable)
+        behind = None if self._server is None else max(0, self._server - assembly.durable)
         return evolve(
             status,
             received_lsn=position(assembly.branch, max(assembly.received, assembly.durable)),
@@ -96,6 +105,7 @@ class Progress:
             server_lsn=None if self._server is None else position(assembly.branch, self._server),
             complete_at=None if complete is None else moment(complete),
             achieved_rpo=self._since(complete),
+            slot_bytes=behind if self.slot_bytes is None else self.slot_bytes,
             segments=self._segments + assembly.segments,
             slices=self._slices + assembly.slices,
         )

@@ -8,7 +8,7 @@ from attrs import field, frozen
 
 from .moments import aware
 from .positions import Position
-from .show import Shown
+from .show import Shown, as_bytes, when
 
 
 @frozen(kw_only=True)
@@ -79,15 +79,23 @@ class Gap(Stretch):
 
 @frozen(kw_only=True)
 class Hole(Stretch):
-    """A stretch that a log does not have, though it goes on behind. `reason` says why, if the loss was acknowledged.
+    """A stretch that a log does not have, though it goes on after it. `reason` says why, if the loss was acknowledged.
 
     Everything that was acknowledged before `after` lies before it; the first that is there again was written by
     `before`. None where that is not known.
     """
 
+    lineage: str = ""
     reason: str = ""
     after: datetime | None = field(default=None, validator=aware)
     before: datetime | None = field(default=None, validator=aware)
+
+    def __str__(self) -> str:
+        times = [f"after {when(self.after)}"] if self.after else []
+        times += [f"before {when(self.before)}"] if self.before else []
+        written = f", written {' and '.join(times)}" if times else ""
+        why = f"; acknowledged as lost: {self.reason}" if self.reason else ""
+        return f"{self.begins.text} to {self.ends} ({as_bytes(self.size)}{written}{why})"
 
 
 @frozen(kw_only=True)

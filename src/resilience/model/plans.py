@@ -39,11 +39,11 @@ class RestorePlan(Shown):
     """One restore to carry out: `chain` are the ids of the backups it reads, oldest first; sizes are bytes.
 
     `replay` are the stretches of the log that follow the chain, in order and without a hole. What lies before the first
-    is in the backup itself. The last one's branch is the one to end on; it goes on behind the target, up to the next
+    is in the backup itself. The last one's branch is the one to end on; it goes on after the target, up to the next
     hole or the end, because the system itself has to find where to stop. With `to_the_end` all of it is what was asked
     for, so the system is given no target to look for. A system that comes to the end and has met nothing later than a
     moment has reached that moment: all that was acknowledged before it lies before that end. So it is for a position
-    that no record begins behind; a name or a transaction that is not met is an error.
+    that no record begins after; a name or a transaction that is not met is an error.
 
     `replayed` is about how many bytes of the log are needed. `seconds` is an estimate and `arithmetic` how it was made;
     None where nothing is known to estimate from.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from html import escape
 
 import attrs
@@ -56,3 +56,11 @@ def as_span(span: timedelta | float | None) -> str:
         if count:
             words.append(f"{count} {unit}")
     return " ".join(words[:2])
+
+
+def when(moment: datetime | None) -> str:
+    """Write a moment for a person: to the second if it is a whole one, with its zone; `unknown` for None."""
+    if moment is None:
+        return "unknown"
+    fraction = f".{moment:%f}".rstrip("0") if moment.microsecond else ""
+    return f"{moment:%Y-%m-%d %H:%M:%S}{fraction} {moment:%Z}"

@@ -11,7 +11,7 @@ from attrs import field, frozen
 from .ids import checked_id
 from .json import Offset
 from .moments import aware
-from .show import Shown
+from .show import Shown, when
 
 TargetKind = Literal["latest", "time", "position", "name", "transaction", "backup"]
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -88,7 +88,7 @@ class RecoveryTarget(Shown):
     def __str__(self) -> str:
         words = {
             "latest": "the latest moment",
-            "time": f"{self.moment}",
+            "time": when(self.moment),
             "position": f"LSN {self.value}",
             "name": f"the restore point {self.value!r}",
             "transaction": f"transaction {self.value}",

@@ -10,6 +10,9 @@ from resilience.model.manifests import Manifest
 INCREMENTAL = "incremental"
 """The kind of every backup that has a parent."""
 
+REPLAYABLE = ("base", INCREMENTAL)
+"""The kinds of backup that a log can be replayed on."""
+
 
 def chain_of(manifest: Manifest, known: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """Return a backup and all that it builds on, oldest first; one that is complete in itself is alone.

@@ -9,10 +9,10 @@ from attrs import evolve, field, frozen
 
 from resilience.model.errors import NoBackup, NotRecoverable
 from resilience.model.findings import Finding
-from resilience.model.log import Hole, LogEntry, Stretch
+from resilience.model.log import LogEntry, Stretch
 from resilience.model.manifests import Manifest
 from resilience.model.positions import Position
-from resilience.model.show import as_bytes
+from resilience.model.show import as_bytes, when
 from resilience.model.targets import RecoveryTarget
 
 from .chains import chain_of
@@ -24,7 +24,7 @@ _JUMPED = "the server's clock went back while this was written, so a moment may 
 
 @frozen(kw_only=True)
 class Course:
-    """What leads to a target: backups, oldest first, and what of the log is to be replayed behind them.
+    """What leads to a target: backups, oldest first, and what of the log is to be replayed after them.
 
     `replay`, `to_the_end` and `replayed` mean what they mean in a `RestorePlan`; `steps` are the runs it lies in.
     """
@@ -126,7 +126,7 @@ class Holdings:
         end = steps[-1].ends if steps else base.recovery_point.position
         if (hole := self.view.hole(path, end)) is not None:
             raise self._refusal(
-                f"the log goes on behind a hole that no backup bridges: {_missing(hole)}",
+                f"the log goes on after a hole that no backup bridges: {hole}",
                 f"{_until(end, hole.after)} it can be restored, if you ask for that: "
                 + (f"RecoveryTarget.lsn({end.text!r})" if steps else f"RecoveryTarget.backup({base.id!r})"),
             )
@@ -151,15 +151,15 @@ class Holdings:
         end = steps[-1].ends if steps else base.recovery_point.position
         known = steps[-1].complete_at if steps else base.recovery_point.time
         if (hole := self.view.hole(path, end)) is not None:
-            later = [each for each in self._on(path) if each.recovery_point.position.offset >= hole.ends.offset]
-            hint = f"the next backup behind it, {_named(later[0])}" if later else "no backup was taken behind it"
+            later = [each for each in self.on(path) if each.recovery_point.position.offset >= hole.ends.offset]
+            hint = f"the next backup after it, {_named(later[0])}" if later else "no backup was taken after it"
             raise self._refusal(
-                f"{until} lies in a hole of the log or behind one: {_missing(hole)}",
+                f"{until} lies in a hole of the log or after one: {hole}",
                 f"{_until(end, hole.after)} and from the end of the next backup on it can be restored: {hint}",
             )
         if not steps:
             raise self._refusal(
-                f"{until} lies behind {_named(base)}, and the archive has no log that goes on from it",
+                f"{until} lies after {_named(base)}, and the archive has no log that goes on from it",
                 f"restore that backup alone with RecoveryTarget.backup({base.id!r})",
             )
         if known is None:
@@ -168,7 +168,7 @@ class Holdings:
                 "name an LSN, or restore the latest",
             )
         raise self._refusal(
-            f"{until} lies behind what the archive holds: its log is complete until {known}, {end}",
+            f"{until} lies beyond what the archive holds: its log is complete until {when(known)}, {end}",
             "wait until it has been archived, or ask for RecoveryTarget.latest()",
         )
 
@@ -194,11 +194,11 @@ class Holdings:
         end = steps[-1].ends if steps else here
         if (hole := self.view.hole(path, end)) is not None and hole.begins.offset < offset:
             raise self._refusal(
-                f"{until} lies in a hole of the log or behind one: {_missing(hole)}",
-                f"{_until(end, hole.after)} it can be restored, and from a backup on that was taken behind the hole",
+                f"{until} lies in a hole of the log or after one: {hole}",
+                f"{_until(end, hole.after)} it can be restored, and from a backup on that was taken after the hole",
             )
         raise self._refusal(
-            f"{until} lies behind what the archive holds: " + (f"its log ends at {end}" if steps else f"{end}, no log"),
+            f"{until} lies beyond what the archive holds: " + (f"its log ends at {end}" if steps else f"{end}, no log"),
             "wait until it has been archived, or ask for RecoveryTarget.latest()",
         )
 
@@ -210,9 +210,9 @@ class Holdings:
                 f"the archive has no log that goes on from {_named(base)}, so {until} cannot be looked for",
                 "name another backup with base=, or restore the latest",
             )
-        findings = [self._say("note", f"{until} is looked for behind {_named(base)}", "base= names an older backup")]
+        findings = [self._say("note", f"{until} is looked for after {_named(base)}", "base= names an older backup")]
         if (hole := self.view.hole(path, steps[-1].ends)) is not None:
-            findings.append(self._say("warning", f"it is not looked for behind a hole of the log: {_missing(hole)}"))
+            findings.append(self._say("warning", f"it is not looked for after a hole of the log: {hole}"))
         return self._course(until, base, steps, to_the_end=False, findings=findings)
 
     def _course(
@@ -225,12 +225,13 @@ class Holdings:
         findings: Iterable[Finding] = (),
         stop: int | None = None,
     ) -> Course:
-        replay = [step.stretch for step in steps if step.stretch.size]
+        needed = [step for step in steps if step.stretch.size]
+        replay = [step.stretch for step in needed]
         replayed = 0
         if replay:
+            replay[0] = _from(needed[0], base.begins)
             ends = replay[-1].ends.offset
             replayed = (ends if stop is None else min(stop, ends)) - replay[0].begins.offset
-            replay[0] = _from(steps[0], replay[0], base.begins)
         newer = [each for each in self.broken if each.subject > base.id]
         return Course(
             until=until,
@@ -249,7 +250,7 @@ class Holdings:
         branch = path[-1].branch
         if until.base is not None:
             raise self._refusal(f"{until} cannot be reached from backup {until.base}", "name another one, or none")
-        if not (there := self._on(path)):
+        if not (there := self.on(path)):
             raise self._refusal(f"no usable backup lies on the way to timeline {branch}", "name another timeline")
         if until.kind == "transaction":
             raise self._refusal(
@@ -261,9 +262,9 @@ class Holdings:
         )
 
     def _bases(self, until: RecoveryTarget, path: Path) -> list[Manifest]:
-        return [each for each in self._on(path) if _precedes(each, until)]
+        return [each for each in self.on(path) if _precedes(each, until)]
 
-    def _on(self, path: Path) -> list[Manifest]:
+    def on(self, path: Path) -> list[Manifest]:
         """Return the backups on a path, in the order of what they bring back."""
         found = [
             (number, each.recovery_point.position.offset, each.ended_at, each.id, each)
@@ -273,7 +274,7 @@ class Holdings:
         return [each for *_, each in sorted(found, key=lambda item: item[:-1])]
 
     def _up_to(self, path: Path, step: Step, base: Manifest) -> list[Step]:
-        """Return the way to a step whose end is certain to lie behind the target, on that step's own branch."""
+        """Return the way to a step whose end is certain to lie after the target, on that step's own branch."""
         way = (*path[: step.leg], Leg(path[step.leg].branch))
         return self.view.follow(way, base.recovery_point.position)
 
@@ -301,9 +302,9 @@ class Holdings:
                 continue
             moved = self._moved(name)
             behind = self._end(name) or 0
-            more = f", {as_bytes(behind - fork.offset)} behind {fork}" if isinstance(fork, Position) else ""
-            when = f" until {moved}" if moved != _NEVER else ""
-            text = f"timeline {name} has been written{when}{more}: none of that is part of timeline {branch}"
+            more = f", {as_bytes(behind - fork.offset)} after {fork}" if isinstance(fork, Position) else ""
+            time = f" until {when(moved)}" if moved != _NEVER else ""
+            text = f"timeline {name} has been written{time}{more}: none of that is part of timeline {branch}"
             loud = severity == "warning"
             findings.append(self._say("warning" if loud else "note", text, f"timeline={name!r} would choose it"))
         return findings
@@ -354,8 +355,9 @@ def _precedes(base: Manifest, until: RecoveryTarget) -> bool:
     return True
 
 
-def _from(step: Step, stretch: Stretch, begins: Position) -> Stretch:
-    """Return a stretch that begins where the replay does, if the log has that too."""
+def _from(step: Step, begins: Position) -> Stretch:
+    """Return the stretch of a step from where the replay begins, if the log has that too."""
+    stretch = step.stretch
     if begins.offset >= stretch.begins.offset:
         return stretch
     earlier = begins if begins.offset >= step.run.begins.offset else step.run.begins
@@ -368,17 +370,8 @@ def _passes(entries: Iterable[LogEntry], moment: datetime) -> int | None:
 
 
 def _named(base: Manifest) -> str:
-    ended = f"{base.ended_at:%Y-%m-%d %H:%M:%S %Z}"
-    return f"{base.kind} {base.id}, which ended at {ended} and restores to {base.recovery_point}"
-
-
-def _missing(hole: Hole) -> str:
-    times = [f"after {hole.after}"] if hole.after else []
-    times += [f"before {hole.before}"] if hole.before else []
-    when = f", written {' and '.join(times)}" if times else ""
-    why = f"; acknowledged as lost: {hole.reason}" if hole.reason else ""
-    return f"{hole.begins.text} to {hole.ends} ({as_bytes(hole.size)}{when}{why})"
+    return f"{base.kind} {base.id}, which ended at {when(base.ended_at)} and restores to {base.recovery_point}"
 
 
 def _until(end: Position, complete: datetime | None) -> str:
-    return f"until {complete}, {end}," if complete else f"up to {end}"
+    return f"until {when(complete)}, {end}," if complete else f"up to {end}"

@@ -6,7 +6,7 @@ what is covered on a path of branches is what any of them has of it, each up to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -147,7 +147,7 @@ class LogView:
         return steps
 
     def hole(self, path: Path, at: Position) -> Hole | None:
-        """Return the first hole at or behind a position where `follow` ended; None if there the log ends."""
+        """Return the first hole at or after a position where `follow` ended; None if there the log ends."""
         first = leg_of(path, at) or 0
         behind = [
             run
@@ -167,13 +167,13 @@ class LogView:
         return Hole(
             begins=at,
             ends=nearest.begins,
-            reason=self._reason(at, nearest.begins, path),
+            reason=self.reason(at, nearest.begins, {leg.branch for leg in path}),
             after=max(before)[1] if before else None,
             before=nearest.entries[0].latest,
         )
 
-    def _reason(self, begins: Position, ends: Position, path: Path) -> str:
-        branches = {leg.branch for leg in path}
+    def reason(self, begins: Position, ends: Position, branches: Collection[str]) -> str:
+        """Return why a stretch was acknowledged as lost; empty if it was not."""
         return "; ".join(
             gap.reason
             for gap in self.facts.gaps

@@ -163,17 +163,17 @@ def plan_restore(
 
 
 def _neighbours(until: RecoveryTarget, known: Sequence[Manifest]) -> str:
-    """Say which backups lie before and behind a target."""
+    """Say which backups lie before and after a target."""
     moment = until.moment
     before = [each for each in known if moment is not None and each.ended_at <= moment]
-    behind = [each for each in known if moment is not None and each.ended_at > moment]
+    after = [each for each in known if moment is not None and each.ended_at > moment]
     said = (
         [f"the last one before it is {reduce(newer, before).id}, {reduce(newer, before).recovery_point}"]
         if before
         else []
     )
-    if behind:
-        first = min(behind, key=lambda each: each.ended_at)
-        said.append(f"the first one behind it is {first.id}, {first.recovery_point}")
+    if after:
+        first = min(after, key=lambda each: each.ended_at)
+        said.append(f"the first one after it is {first.id}, {first.recovery_point}")
     said = said or [f"the newest is {reduce(newer, known).id}, {reduce(newer, known).recovery_point}"]
     return f"{'; '.join(said)}: ask for one with RecoveryTarget.backup(id)"

@@ -1,4 +1,6 @@
-"""Back up a real PostgreSQL, lose a table, bring it back and prove it. Takes less than a minute, leaves nothing behind.
+"""Archive a real PostgreSQL while it is written to, lose its orders, go back to the moment before.
+
+Takes less than a minute and leaves nothing behind.
 
 `python3 noxfile.py -s quickstart` installs what this needs and runs it.
 """
@@ -10,15 +12,24 @@ import asyncio
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
+from attrs import define
 
-from resilience import Archive, Level, ResilienceError, backup, restore, verify
+from resilience import Archive, Level, ResilienceError, backup, plan_restore, restore, verify
 from resilience.model.show import as_bytes
-from resilience.postgres import PostgresBackupValidator, PostgresDataDirectory, PostgresScratch, PostgresTarget
+from resilience.postgres import (
+    PostgresBackupValidator,
+    PostgresDataDirectory,
+    PostgresScratch,
+    PostgresTarget,
+    WalArchiver,
+)
 from resilience.progress import ProgressBar
 from resilience.stores import LocalStore
 from resilience.testing.postgres import MissingServer, find_binaries, owned_folder, reachable_copy, running_server
@@ -26,6 +37,9 @@ from resilience.testing.postgres import MissingServer, find_binaries, owned_fold
 TESTBED = Path(__file__).parent.parent / ".testbed"
 MAJORS = (18, 17, 16, 15)
 ORDERS = 500_000
+INTERVAL_SECONDS = 0.5
+PAUSE_SECONDS = 0.005
+SELL_ON_SECONDS = 2.0
 
 SHOP = """
 create table customers (
@@ -67,14 +81,44 @@ LEVELS = {
     Level.STARTS: "a server starts on it and answers",
 }
 
-FINGERPRINT = "select count(*) as rows, sum(hashtextextended(orders::text, 0))::text as checksum from orders"
+SELL = """
+insert into orders values ($1::bigint, 1 + $1::bigint % 50000, clock_timestamp(), 'open', 9.99, '{"lines": []}')
+"""
+LOOK = "select clock_timestamp() as moment, count(*) as orders, max(id) as last from orders"
 
 
-class Fingerprint(NamedTuple):
-    """What is in a table."""
+class Books(NamedTuple):
+    """What is in the table of orders, and when that was."""
 
-    rows: int
-    checksum: str
+    moment: datetime
+    orders: int
+    last: int
+
+
+@define
+class Shop:
+    """A shop that sells while it is open. `sold` is the last order that the server has acknowledged."""
+
+    dsn: str
+    sold: int
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Sell until leaving."""
+        selling = asyncio.create_task(self._sell())
+        try:
+            yield
+        finally:
+            selling.cancel()
+            with suppress(asyncio.CancelledError):
+                await selling
+
+    async def _sell(self) -> None:
+        async with connected(self.dsn) as connection:
+            while True:
+                await connection.execute(SELL, self.sold + 1)
+                self.sold += 1
+                await asyncio.sleep(PAUSE_SECONDS)
 
 
 async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
@@ -82,52 +126,73 @@ async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
     print("Starting a server and loading a shop, which takes the longest:")
     with running_server(folder / "production", bin_dir) as server:
         server.psql(SHOP.format(orders=orders))
-        before = await fingerprint(server.uri())
-        print(f"PostgreSQL {server.psql('show server_version')} with {before.rows:,} orders")
+        print(f"PostgreSQL {server.psql('show server_version')} with {orders:,} orders, and customers keep coming.")
+        archive, shop = Archive(LocalStore(folder / "backups")), Shop(server.uri(), sold=orders)
 
-        print("\nBacking it up over the network, while it runs:")
-        archive = Archive(LocalStore(folder / "backups"))
-        with ProgressBar() as bar:
-            backed_up = await backup(PostgresTarget("shop", dsn=server.dsn("backup")), archive, observer=bar)
-        manifest = backed_up.manifest
+        print("\nArchiving its WAL from now on, and backing it up over the network, while it sells:")
+        archiver = WalArchiver("shop", dsn=server.dsn("backup"), archive=archive, interval=INTERVAL_SECONDS)
+        async with archiver as wal, shop.open():
+            with ProgressBar() as bar:
+                backed_up = await backup(PostgresTarget("shop", dsn=server.dsn("backup")), archive, observer=bar)
 
-        print("\nVerifying: every byte read back, files compared, a scratch server started on it:")
-        scratch = PostgresScratch(bin_dir=bin_dir, within=folder)
-        with ProgressBar() as bar:
-            verdict = await verify(
-                archive, manifest, validators=[PostgresBackupValidator()], scratch=scratch, observer=bar
-            )
+            print("\nVerifying: every byte read back, files compared, a scratch server started on it:")
+            scratch = PostgresScratch(bin_dir=bin_dir, within=folder)
+            checks = [PostgresBackupValidator()]
+            with ProgressBar() as bar:
+                verdict = await verify(archive, backed_up.manifest, validators=checks, scratch=scratch, observer=bar)
 
-        print("\nThen somebody says: drop table orders;")
-        server.psql("drop table orders")
+            sold, before, begun = shop.sold, await books(server.uri()), shop.sold + 1
+            print(f"\n{before.moment:%H:%M:%S.%f}  {before.orders:,} orders are in the books.")
+            deleted = await forget_a_where(server.uri())
+            print(f"{deleted.moment:%H:%M:%S.%f}  Somebody types: delete from orders;  -- and forgets the WHERE")
+            await asyncio.sleep(SELL_ON_SECONDS)
+            print(f"\nThe shop has not noticed and goes on selling. The archive:\n{wal.status}")
+            at_risk = wal.status.achieved_rpo
 
-        print("\nRestoring beside it:")
-        beside = PostgresDataDirectory(owned_folder(folder / "restored"), bin_dir=bin_dir)
-        with ProgressBar() as bar:
-            restored = await restore(archive, "shop", into=beside, observer=bar)
+            print(f"\nGoing back to {before.moment:%H:%M:%S.%f}, beside it, while it runs:")
+            beside = PostgresDataDirectory(owned_folder(folder / "restored"), bin_dir=bin_dir)
+            print(await plan_restore(archive, "shop", into=beside, until=before.moment))
+            with ProgressBar() as bar:
+                restored = await restore(archive, "shop", into=beside, until=before.moment, observer=bar)
         async with beside.live() as live:
-            after = await fingerprint(live.dsn)
+            after = await books(live.dsn)
 
-    if after != before or not verdict.passed:
+    whole = after.orders == after.last and sold <= after.last <= begun and verdict.passed
+    if not whole or at_risk is None:
         sys.exit(f"This must not happen: {before} became {after}.\n{verdict}")
+    manifest = backed_up.manifest
     print(f"""
-The rows are back: {after.rows:,} orders, checksum {after.checksum}, as before.
+Every order that was confirmed by then is back: {after.orders:,} orders, without a hole.
 
-  size        {as_bytes(manifest.size)}, stored as {as_bytes(manifest.stored)} ({backed_up.ratio:.1f}:1)
-  backup      {backed_up.seconds:.1f} s
+  backup      {backed_up.seconds:.1f} s, {as_bytes(manifest.size)} stored as {as_bytes(manifest.stored)}
   validation  {verdict.seconds:.1f} s, level {verdict.level}: {LEVELS[verdict.level]}
+  archiving   {at_risk.total_seconds():.2f} s of writes would have been lost with the server (achieved RPO)
   restore     {restored.seconds:.1f} s, to {restored.reached}
 """)
 
 
-async def fingerprint(dsn: str) -> Fingerprint:
-    """Count the orders, and digest every column of every row."""
+async def books(dsn: str) -> Books:
+    """Look into the table of orders."""
+    async with connected(dsn) as connection:
+        (found,) = await connection.fetch(LOOK)
+    return Books(found["moment"], found["orders"], found["last"])
+
+
+async def forget_a_where(dsn: str) -> Books:
+    """Delete every order there is."""
+    async with connected(dsn) as connection:
+        await connection.execute("delete from orders")
+    return await books(dsn)
+
+
+@asynccontextmanager
+async def connected(dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    """Connect, and close at the end."""
     connection = await asyncpg.connect(dsn)
     try:
-        (found,) = await connection.fetch(FINGERPRINT)
+        yield connection
     finally:
         await connection.close()
-    return Fingerprint(**found)
 
 
 def programs(folder: Path) -> Path:
@@ -140,7 +205,7 @@ def programs(folder: Path) -> Path:
 
 def main() -> None:
     """Make room, take the tour, clean up."""
-    parser = argparse.ArgumentParser(description="Back up a PostgreSQL, lose a table, bring it back and prove it.")
+    parser = argparse.ArgumentParser(description="Archive a PostgreSQL, lose its orders, go back to the moment before.")
     parser.add_argument("--orders", type=int, default=ORDERS, help="rows to load (default: %(default)s)")
     arguments = parser.parse_args()
     began = time.monotonic()

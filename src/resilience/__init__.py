@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .archive import Archive
+    from .model.diagnosis import Diagnosis
     from .model.errors import (
         AlreadyExists,
         ChecksumMismatch,
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
         DestinationNotEmpty,
         DiskTooSmall,
         Interrupted,
+        LineageBroken,
+        LogGap,
         ManifestInvalid,
         NoBackup,
+        NotIncremental,
+        NotRecoverable,
         ObjectMissing,
         Refused,
         ResilienceError,
@@ -29,14 +34,20 @@ if TYPE_CHECKING:
         Unavailable,
         Unreachable,
         Unsupported,
+        WouldLeaveGap,
     )
     from .model.events import Event, Observer
     from .model.findings import Finding, Level, Verdict
     from .model.manifests import Manifest
+    from .model.objectives import Objective
+    from .model.plans import RestorePlan
     from .model.positions import Position, RecoveryPoint
     from .model.reports import BackupReport, Coverage, RestorableMoment, RestoreReport
+    from .model.targets import RecoveryTarget
     from .operations.backup import backup
     from .operations.coverage import coverage
+    from .operations.doctor import doctor
+    from .operations.plan import plan_restore
     from .operations.restore import restore
     from .operations.verify import verify
     from .primitives import Archiver, BackupTarget, ObjectStore, RestoreDestination, Validator
@@ -53,23 +64,31 @@ __all__ = [
     "Corrupt",
     "Coverage",
     "DestinationNotEmpty",
+    "Diagnosis",
     "DiskTooSmall",
     "Event",
     "Finding",
     "Interrupted",
     "Level",
+    "LineageBroken",
+    "LogGap",
     "Manifest",
     "ManifestInvalid",
     "NoBackup",
+    "NotIncremental",
+    "NotRecoverable",
     "ObjectMissing",
     "ObjectStore",
+    "Objective",
     "Observer",
     "Position",
     "RecoveryPoint",
+    "RecoveryTarget",
     "Refused",
     "ResilienceError",
     "RestorableMoment",
     "RestoreDestination",
+    "RestorePlan",
     "RestoreReport",
     "StorageFailed",
     "TimedOut",
@@ -78,22 +97,31 @@ __all__ = [
     "Unsupported",
     "Validator",
     "Verdict",
+    "WouldLeaveGap",
     "__version__",
     "backup",
     "coverage",
+    "doctor",
+    "plan_restore",
     "restore",
     "verify",
 ]
 
 _ROOMS = {
     "archive": ["Archive"],
+    "model.diagnosis": ["Diagnosis"],
     "model.events": ["Event", "Observer"],
     "model.findings": ["Finding", "Level", "Verdict"],
     "model.manifests": ["Manifest"],
+    "model.objectives": ["Objective"],
+    "model.plans": ["RestorePlan"],
     "model.positions": ["Position", "RecoveryPoint"],
     "model.reports": ["BackupReport", "Coverage", "RestorableMoment", "RestoreReport"],
+    "model.targets": ["RecoveryTarget"],
     "operations.backup": ["backup"],
     "operations.coverage": ["coverage"],
+    "operations.doctor": ["doctor"],
+    "operations.plan": ["plan_restore"],
     "operations.restore": ["restore"],
     "operations.verify": ["verify"],
     "primitives": ["Archiver", "BackupTarget", "ObjectStore", "RestoreDestination", "Validator"],

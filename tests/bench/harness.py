@@ -76,7 +76,7 @@ def by_turns(case: str, contenders: Sequence[Contender], *, rounds: int) -> list
 
 def timed(case: str, contender: Contender) -> Run:
     """Run one command and measure it. Raises RuntimeError with its output if it fails."""
-    machine, began = _machine_cpu(), time.monotonic()
+    machine, began = machine_cpu(), time.monotonic()
     process = subprocess.Popen(
         contender.command,
         env={**os.environ, **contender.environment},
@@ -103,7 +103,7 @@ def timed(case: str, contender: Contender) -> Run:
         case=case,
         wall_s=wall,
         cpu_tree_s=tree.cpu,
-        cpu_machine_s=_machine_cpu() - machine,
+        cpu_machine_s=machine_cpu() - machine,
         peak_rss_mib=tree.peak / (1 << 20),
         extra=contender.report(),
     )
@@ -195,6 +195,7 @@ def write(path: Path, result: Mapping[str, object], runs: Sequence[Run]) -> None
     path.write_text(json.dumps({**result, "runs": [asdict(run) for run in runs]}, indent=1) + "\n")
 
 
-def _machine_cpu() -> float:
+def machine_cpu() -> float:
+    """Return the CPU seconds that the whole machine has spent so far."""
     fields = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - fields[3] - fields[4]) / _TICKS

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .archiver_status import ArchiverStatus
     from .directory import PostgresDataDirectory
     from .dump import PostgresDumpTarget
     from .dump_validator import PostgresDumpValidator
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from .server import PostgresServer
     from .target import PostgresTarget
     from .validator import PostgresBackupValidator
+    from .wal_archiver import WalArchiver
 
 __all__ = [
+    "ArchiverStatus",
     "PostgresBackupValidator",
     "PostgresDataDirectory",
     "PostgresDumpTarget",
@@ -22,9 +25,11 @@ __all__ = [
     "PostgresScratch",
     "PostgresServer",
     "PostgresTarget",
+    "WalArchiver",
 ]
 
 _HOMES = {
+    "ArchiverStatus": "archiver_status",
     "PostgresBackupValidator": "validator",
     "PostgresDataDirectory": "directory",
     "PostgresDumpTarget": "dump",
@@ -32,6 +37,7 @@ _HOMES = {
     "PostgresScratch": "scratch",
     "PostgresServer": "server",
     "PostgresTarget": "target",
+    "WalArchiver": "wal_archiver",
 }
 
 

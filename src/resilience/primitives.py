@@ -131,14 +131,19 @@ class Archiver(Protocol):
 class Log(Protocol):
     """The log of one lineage, append-only: whole segments, and slices of the segment that is still being written.
 
-    - A branch is recorded before its first entry. `record` and `append` may be repeated; the same place with other
-      content raises LineageBroken and changes nothing. `append` returns whether the entry is new; once it returns, the
-      entry is durable. `data` are the entry's bytes, in order.
+    - A branch is recorded before its first entry, or `append` raises ValueError. `record` and `append` may be repeated;
+      the same place with other content raises LineageBroken and changes nothing. `append` returns whether the entry is
+      new; once it returns, the entry is durable; cancelled, it is there whole or not at all. `data` are the entry's
+      bytes, in order. It raises ValueError for an entry without bytes, or with others than it says.
     - `keep` stores a small file beside the log under a name of the system's own; it never moves a watermark.
-    - `watermark` is found without listing the log. Recording one says that everything up to it is durable: whoever
-      appends out of order records only what has no hole. A gap that is recorded lets a later watermark begin behind it.
-    - `entries` yields what covers a stretch of a branch, oldest first: every whole segment, and where there is none
-      the longest slices. They may reach over its ends and may leave holes.
+    - `watermark` is found without listing the log: from the newest that was recorded (or else from the first entry) on
+      it goes as far as entries follow without a hole, and over a hole only where a recorded gap spans all of it and
+      there is something behind. Recording one says that everything up to it is durable: whoever appends out of order
+      records only what has no hole.
+    - `entries` yields what covers a stretch of a branch, oldest first, by their names alone: every whole segment, and
+      where there is none the longest slices, as far as they go on from `begins` (0: from the first of all) or from a
+      segment. They may reach over its ends and may leave holes. Without `ends` (and with `begins`) it may stop at a
+      hole of 4 GiB behind which nothing was recorded.
     - `read` yields no byte that is not verified; raises ObjectMissing and ChecksumMismatch. `describe` reads an entry's
       head and returns it with its times and positions as the system writes them.
     """

@@ -195,6 +195,12 @@ def write(path: Path, result: Mapping[str, object], runs: Sequence[Run]) -> None
     path.write_text(json.dumps({**result, "runs": [asdict(run) for run in runs]}, indent=1) + "\n")
 
 
+def percentile(numbers: Sequence[float], percent: int) -> float:
+    """Return the smallest number that so many percent do not exceed."""
+    ordered = sorted(numbers)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
 def machine_cpu() -> float:
     """Return the CPU seconds that the whole machine has spent so far."""
     fields = [int(number) for number in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]

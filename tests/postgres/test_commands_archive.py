@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -271,6 +270,15 @@ def test_two_residents_at_once_are_one(commands: Commands) -> None:
     assert commands.push(f"pg_wal/{first}").returncode == 0
 
 
+def test_a_resident_leaves_when_there_is_nothing_to_do(commands: Commands) -> None:
+    commands.write("idle = 0.5")
+    first, second, *_ = segments(commands)
+    assert commands.push(f"pg_wal/{first}").returncode == 0
+    until(commands.resident)
+    until(lambda: commands.resident() is None)
+    assert (commands.spool / f"{second}.ok").exists()  # but not before all that was ready was archived
+
+
 def test_a_resident_leaves_when_its_configuration_changes(commands: Commands) -> None:
     first, *_ = segments(commands)
     assert commands.push(f"pg_wal/{first}").returncode == 0
@@ -302,7 +310,7 @@ def test_the_spool_may_have_any_path_however_long(cluster: TestServer, tmp_owned
         assert commands.push(f"pg_wal/{second}").returncode == 0
         assert commands.fetch(second).returncode == 0
         assert (commands.wal / "RECOVERYXLOG").read_bytes() == (commands.wal / second).read_bytes()
-    os.unlink(commands.wal / "RECOVERYXLOG")
+    (commands.wal / "RECOVERYXLOG").unlink()
 
 
 async def test_what_came_from_elsewhere_claims_no_time(commands: Commands, tmp_owned: Path) -> None:

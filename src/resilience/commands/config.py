@@ -43,13 +43,15 @@ def _path(value: object) -> object:
 class WalConfig:
     """What the commands have to know.
 
-    `spool` is a folder on pg_wal's file system, of this cluster alone. `lineage` is the system identifier that may
-    write under `target`; without it, whichever wrote there first. `patience` is for how many seconds a file is fetched
-    again while the archive does not answer, before recovery is told so and stops. `ahead` segments, and at most
-    `ahead_bytes`, are fetched before they are asked for. A resident process leaves after `idle` seconds without work.
+    `path` is the file and `stamp` which version of it this is. `spool` is a folder on pg_wal's file system, of this
+    cluster alone. `lineage` is the system identifier that may write under `target`; without it, whichever wrote there
+    first. `patience` is for how many seconds a file is fetched again while the archive does not answer, before recovery
+    is told so and stops. `ahead` segments, and at most `ahead_bytes`, are fetched before they are asked for. A resident
+    process leaves after `idle` seconds without work.
     """
 
     path: Path
+    stamp: tuple[int, int] = (0, 0)
     target: str = field(validator=instance_of(str))
     directory: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     archive: str | None = field(default=None, validator=optional(instance_of(str)))
@@ -115,18 +117,23 @@ def load(path: str | Path) -> WalConfig:
         raise _refused(path, "others than its owner may write to it", "chmod go-w")
     if status.st_uid not in (0, os.geteuid()):
         raise _refused(path, "it belongs to another account", "chown it to root, or to who runs the server")
-    return _checked(path, written)
+    return _checked(path, stamp(status), written)
 
 
-def _checked(path: Path, written: Mapping[str, object]) -> WalConfig:
-    known = set(fields_dict(WalConfig)) - {"path"}
+def stamp(status: os.stat_result) -> tuple[int, int]:
+    """Return what changes whenever a file is written anew."""
+    return status.st_ino, status.st_mtime_ns
+
+
+def _checked(path: Path, stamped: tuple[int, int], written: Mapping[str, object]) -> WalConfig:
+    known = set(fields_dict(WalConfig)) - {"path", "stamp"}
     if unknown := sorted(set(written) - known):
         raise _refused(path, f"nothing is called {', '.join(unknown)}", f"there are: {', '.join(sorted(known))}")
     if "target" not in written or ("directory" in written) == ("archive" in written):
         raise _refused(path, "it has to name target, and either directory or archive")
     try:
         checked_name(str(written["target"]))
-        config = WalConfig(path=path, **written)  # type: ignore[arg-type]
+        config = WalConfig(path=path, stamp=stamped, **written)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise _refused(path, str(error.args[0] if error.args else error)) from error
     for each in (config.directory, config.data):

@@ -81,7 +81,7 @@ class Ready:
             await in_thread(self._unmark, gone)
             for name in gone:
                 del self._done[name]
-        if ready:
+        if set(ready) - set(self._done):
             self.active = _now()
         if _now() < self._not_before:
             return

@@ -21,7 +21,7 @@ from pathlib import Path
 from resilience.concurrency import stop_tasks
 from resilience.postgres.spool import UNKNOWN, Answer, Request
 
-from .config import WalConfig
+from .config import WalConfig, stamp
 from .fetching import Prefetcher
 from .opened import opened
 from .ready import Ready
@@ -68,13 +68,13 @@ async def serve(config: WalConfig, *, after: str = "") -> bool:
 async def _until_idle(
     config: WalConfig, lock: int, prefetcher: Prefetcher, ready: Ready, working: list[asyncio.Task[None]]
 ) -> None:
-    loop, written = asyncio.get_running_loop(), _written(config.path)
+    loop = asyncio.get_running_loop()
     while loop.time() - max(prefetcher.active, ready.active) < config.idle:
         done, _ = await asyncio.wait(working, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
             return
-        if _written(config.path) != written or not _ours(config.folder / LOCK, lock):
+        if not _unchanged(config) or not _ours(config.folder / LOCK, lock):
             return
 
 
@@ -117,11 +117,10 @@ def leave_behind(config: WalConfig, *, after: str = "") -> None:
         )
 
 
-def _written(path: Path) -> tuple[int, int] | None:
+def _unchanged(config: WalConfig) -> bool:
     with suppress(OSError):
-        status = path.stat()
-        return status.st_mtime_ns, status.st_ino
-    return None
+        return stamp(config.path.stat()) == config.stamp
+    return False
 
 
 def _ours(path: Path, lock: int) -> bool:

@@ -127,7 +127,8 @@ class LogView:
                 break  # a record that leads back to itself leads nowhere
             fork = branch.forked_at
             if fork is not None and legs[0].until is not None and legs[0].until.offset < fork.offset:
-                fork = legs[0].until
+                # It was left before it had begun: whoever followed it stopped on its parent already.
+                fork = evolve(legs[0].until, branch=branch.parent)
             legs.insert(0, Leg(branch.parent, fork))
         return tuple(legs)
 

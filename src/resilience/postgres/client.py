@@ -66,6 +66,7 @@ _SHOWN = _KNOWN - _SECRET - {"client_encoding"}
 _SESSIONS = {"any", "primary", "standby", "prefer-standby", "read-write", "read-only"}
 
 _DENIED = ("authentication failed", "pg_hba.conf", "no password supplied")
+_NO_REPLICATION = ("permission denied to start WAL sender", "replication role to start walsender")
 _MISCONFIGURED = ("invalid sslmode value", "certificate file", "certificate verify failed", "does not match host name")
 _UNREADABLE = ("could not open file", "could not stat", "permission denied for file")
 
@@ -339,6 +340,8 @@ def from_server(state: str, message: str, hint: str = "", *, dsn: Dsn, operation
     kind: type[ResilienceError] = Refused
     if state.startswith("28") or any(words in message for words in _DENIED):
         hint = "check the user, the password and pg_hba.conf"
+    elif any(words in message for words in _NO_REPLICATION):
+        hint = "run: ALTER ROLE … REPLICATION"
     elif state == "42501" and any(words in message for words in _UNREADABLE):
         hint = hint or "the server itself may not read it: check the file's owner and mode on the server"
     elif state == "42501":

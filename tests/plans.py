@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 from attrs import evolve
 
@@ -46,7 +47,7 @@ def entries(*bounds: int, branch: str = "1", later: float = 0) -> list[LogEntry]
     """Make entries between neighbouring bounds, by a server whose clock is so many minutes ahead of a byte a minute."""
     return [
         entry(begins, ends, branch, complete=ends + later, latest=ends + later)
-        for begins, ends in zip(bounds, bounds[1:], strict=False)
+        for begins, ends in pairwise(bounds)
     ]
 
 

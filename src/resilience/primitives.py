@@ -19,6 +19,7 @@ from .model.facts import DestinationFacts, TargetFacts
 from .model.findings import Examined, Level, Verdict
 from .model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from .model.manifests import Manifest, StoredPart
+from .model.measured import RestoreMeasured
 from .model.moments import aware
 from .model.objectives import Objective
 from .model.plans import BackupPlan, RestorePlan

@@ -15,6 +15,7 @@ import attrs
 import pytest
 from mypy import api as mypy
 
+from resilience.archive.entries import Head
 from resilience.model import errors
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import FORMAT, Manifest, StoredObject, StoredPart
@@ -131,7 +132,7 @@ def test_the_table_of_errors_is_the_code() -> None:
 
 def test_the_example_manifest_is_one_and_every_field_is_explained() -> None:
     specification = ROOT / "docs" / "archive-format.md"
-    (example,) = [code for code in blocks(specification, "json") if '"begins"' in code]
+    (example,) = [code for code in blocks(specification, "json") if '"parts"' in code]
     manifest = from_json(example.encode(), Manifest)
     assert manifest.format == FORMAT
     assert json.loads(to_json(manifest)) == json.loads(example)
@@ -141,3 +142,12 @@ def test_the_example_manifest_is_one_and_every_field_is_explained() -> None:
     text = specification.read_text()
     for kind in (StoredPart, StoredObject):
         assert all(f"`{field.name}`" in text for field in attrs.fields(kind))
+
+
+def test_the_example_head_of_an_entry_is_one_and_every_field_is_explained() -> None:
+    specification = ROOT / "docs" / "archive-format.md"
+    (example,) = [code for code in blocks(specification, "json") if '"frame_size"' in code and '"parts"' not in code]
+    head = from_json(example.encode(), Head)
+    assert json.loads(to_json(head)) == json.loads(example)
+    explained = {name for cells in rows(specification, "in the head") for name in re.findall(r"`(\w+)`", cells[0])}
+    assert explained == {field.name for field in attrs.fields(Head)}

@@ -305,7 +305,8 @@ def archives(draw: st.DrawFn) -> tuple[LogView, list[Manifest]]:
     known = []
     for number in range(draw(st.integers(1, 4))):
         where = draw(st.sampled_from(list(logs)))
-        offset = draw(st.integers(0, 30))
+        begun = next((int(each.forked_at.offset) for each in forks if each.name == where and each.forked_at), 0)
+        offset = draw(st.integers(begun, 30))
         known.append(taken(number, offset, where, ended=offset + 40 * (int(where) - 1)))
     return view(logs, *forks), known
 

@@ -16,13 +16,15 @@ from resilience.model.diagnosis import Checkup, Diagnosis, Reading, judged, wors
 from resilience.model.errors import StorageFailed, Unreachable
 from resilience.model.findings import Finding
 from resilience.model.json import Offset, from_json
-from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
+from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from resilience.model.manifests import Manifest, StoredPart
+from resilience.model.measured import RestoreMeasured
 from resilience.model.objectives import Objective
 from resilience.model.positions import Position, RecoveryPoint
 from resilience.operations import doctor as doctoring
 from resilience.operations.doctor import doctor
 from resilience.planning.health import Kept, examine_archive
+from resilience.planning.log import LogView, runs
 from resilience.primitives import Diagnosable, ObjectInfo
 from resilience.reference import OBJECTIVES, POSTGRESQL, POSTGRESQL_SETTINGS
 from resilience.stores import MemoryStore
@@ -75,9 +77,32 @@ CHECKUP = Checkup(
     only_full="",
     replays=("base", "incremental"),
 )
-WATERMARK = Watermark(begins=at(0), ends=at(900), complete_at=NOW - timedelta(seconds=4))
-LOG = LogFacts(lineage=LINEAGE, branches=(Branch(name="1"),), watermarks=(WATERMARK,))
-KEPT = Kept(looked_at=NOW, manifests=(manifest(),), logs=(LOG,))
+SHOWN = RestoreMeasured(
+    id="r", target="orders", system="memory", destination="d", ended_at=NOW,
+    unpacked=GIB, unpack_seconds=10.0, replayed=GIB, replay_seconds=20.0,
+)  # fmt: skip
+
+
+def log(
+    *stretches: tuple[int, int],
+    lost: timedelta = timedelta(seconds=4),
+    gaps: tuple[Gap, ...] = (),
+    branches: tuple[Branch, ...] = (Branch(name="1"),),
+) -> LogView:
+    """A log whose last entry on branch 1 is complete until so long ago."""
+    known = [LogEntry(begins=at(begins), ends=at(ends), complete_at=NOW - lost) for begins, ends in stretches]
+    marks = tuple(Watermark(begins=known[0].begins, ends=known[0].ends) for _ in known[:1])
+    facts = LogFacts(lineage=LINEAGE, branches=branches, watermarks=marks, gaps=gaps)
+    return LogView(facts=facts, runs={"1": runs(known, gaps)})
+
+
+def kept(*manifests: Manifest, view: LogView | None = None, shown: tuple[RestoreMeasured, ...] = (SHOWN,)) -> Kept:
+    logs = (view.facts,) if view is not None else ()
+    return Kept(looked_at=NOW, manifests=manifests, logs=logs, view=view, shown=shown)
+
+
+LOG = log((0, 900))
+KEPT = kept(manifest(), view=LOG)
 
 
 def found(kept: Kept, checkup: Checkup = CHECKUP, objective: Objective = POSTGRESQL) -> list[Finding]:
@@ -161,129 +186,146 @@ def test_an_archive_as_it_should_be_has_no_findings() -> None:
     assert findings == ()
     assert [(each.name, each.value, each.reference, each.standing) for each in readings] == [
         ("backups", "1, newest 30 min old", "every 1 h", "good"),
-        ("log", "durable to 0/384 on 1", "0/3E8 on 1", "good"),
+        ("log", "restores to 0/384 on 1", "the server is at 0/3E8 on 1", "good"),
         ("achieved RPO", "4 s", "at most 15 min", "good"),
         ("to restore", "1.0 GiB + 800 B of log to replay", "within 1 h 15 min", "good"),
     ]
 
 
 def test_an_empty_archive_brings_nothing_back() -> None:
-    empty = Kept(looked_at=NOW)
+    empty = kept()
     assert (only(empty).severity, only(empty).subject) == ("blocker", "backups")
-    assert (reading("achieved RPO", empty).value, reading("achieved RPO", empty).standing) == (
-        "nothing comes back",
-        "blocker",
-    )
+    lost = reading("achieved RPO", empty)
+    assert (lost.value, lost.standing) == ("nothing comes back", "blocker")
     assert reading("log", empty).standing == "blocker"
 
 
+def test_a_log_without_a_backup_brings_nothing_back() -> None:
+    alone = kept(view=LOG)
+    assert (only(alone).severity, only(alone).subject) == ("blocker", "backups")
+    assert reading("log", alone).value == "restores to nowhere"
+
+
 def test_a_backup_is_late_when_it_is_half_as_old_again_as_its_interval() -> None:
-    assert found(evolve(KEPT, manifests=(manifest(age=90 * MINUTE),))) == []
-    finding = only(evolve(KEPT, manifests=(manifest(age=91 * MINUTE),)))
-    assert finding.text == "the newest backup is 1 h 31 min old, one is due every 1 h"
-    assert (finding.severity, reading("backups", KEPT).standing) == ("warning", "good")
+    assert found(kept(manifest(age=90 * MINUTE), view=LOG)) == []
+    late = kept(manifest(age=91 * MINUTE), view=LOG)
+    assert only(late).text == "the newest backup is 1 h 31 min old, one is due every 1 h"
+    assert only(late).hint == "await backup(target, archive, incremental=True)"
+    assert (only(late).severity, reading("backups", late).standing) == ("warning", "warning")
 
 
 def test_incremental_backups_do_not_hide_that_the_full_one_is_late() -> None:
-    chain = (manifest(1, age=40 * HOUR), manifest(2, age=10 * MINUTE, parent=1, begins=200))
-    finding = only(evolve(KEPT, manifests=chain))
-    assert finding.text == "the newest full backup is 1 d 16 h old, one is due every 1 d"
-    assert reading("to restore", evolve(KEPT, manifests=chain)).value == "2.0 GiB + 700 B of log to replay"
+    chain = kept(manifest(1, age=40 * HOUR), manifest(2, age=10 * MINUTE, parent=1, begins=200), view=LOG)
+    assert only(chain).text == "the newest full backup is 1 d 16 h old, one is due every 1 d"
+    assert reading("to restore", chain).value == "2.0 GiB + 700 B of log to replay"
 
 
 def test_where_there_are_no_incremental_backups_the_full_ones_interval_counts() -> None:
-    daily = evolve(KEPT, manifests=(manifest(age=30 * HOUR),))
+    daily = kept(manifest(age=30 * HOUR), view=LOG)
     assert found(daily, evolve(CHECKUP, only_full="too old")) == []
     assert only(daily).text == "the newest backup is 1 d 6 h old, one is due every 1 h"
+    late = only(kept(manifest(age=40 * HOUR), view=LOG), evolve(CHECKUP, only_full="too old"))
+    assert late.hint == "await backup(target, archive)"
 
 
-def test_a_chain_that_is_broken_is_found() -> None:
-    finding = only(evolve(KEPT, manifests=(manifest(2, parent=1),)))
-    assert (finding.severity, finding.hint) == ("blocker", "take a full backup now")
-    assert "id2 builds on id1, which the archive does not hold" in finding.text
+def test_a_chain_that_is_broken_is_found_and_what_is_older_counts() -> None:
+    orphan = manifest(2, parent=7)
+    told = only(kept(manifest(1), orphan, view=LOG))
+    assert (told.severity, told.subject) == ("warning", "to restore")
+    assert "id2 builds on id7, which the archive does not hold" in told.text
+    (alone,) = [each for each in found(kept(orphan, view=LOG)) if each.severity == "blocker"]
+    assert (alone.subject, alone.hint) == ("to restore", "take a full backup now")
 
 
 def test_without_a_log_all_since_the_newest_backup_is_lost() -> None:
     told = Finding(severity="blocker", subject="WAL", text="none", hint="archive it")
-    finding = only(evolve(KEPT, logs=(), manifests=(manifest(age=MINUTE),)), evolve(CHECKUP, unarchived=told))
-    assert (finding.severity, finding.subject, finding.hint) == ("blocker", "log", "archive it")
-    assert "since the newest backup, 1 min ago, would be lost" in finding.text
-    daily = Objective(rpo=DAY, rto=DAY, every=DAY)
-    assert found(evolve(KEPT, logs=()), objective=daily) == []
+    one = kept(manifest(age=MINUTE))
+    missing = only(one, evolve(CHECKUP, unarchived=told))
+    assert (missing.severity, missing.subject, missing.hint) == ("blocker", "log", "archive it")
+    assert "since the newest backup, 1 min ago, would be lost" in missing.text
+    assert found(one, objective=Objective(rpo=DAY, rto=DAY, every=DAY)) == []
 
 
 @pytest.mark.parametrize(("lost", "severity"), [(7, None), (8, "warning"), (15, "warning"), (16, "blocker")])
 def test_the_achieved_rpo_is_reckoned_from_what_is_durable(lost: int, severity: str | None) -> None:
-    old = evolve(WATERMARK, complete_at=NOW - lost * MINUTE)
-    findings = found(evolve(KEPT, logs=(evolve(LOG, watermarks=(old,)),)))
+    findings = found(kept(manifest(), view=log((0, 900), lost=lost * MINUTE)))
     assert [finding.severity for finding in findings] == ([severity] if severity else [])
     if lost == 16:
         assert findings[0].text == "03:00:00 now - 02:44:00 durable = 16 min > 15 min, 100 B behind"
 
 
+def test_a_watermark_that_only_says_that_time_has_passed_counts() -> None:
+    old = log((0, 900), lost=DAY)
+    mark = Watermark(begins=at(0), ends=at(900), complete_at=NOW - MINUTE)
+    fresh = evolve(old, facts=evolve(old.facts, watermarks=(mark,)))
+    assert reading("achieved RPO", kept(manifest(), view=fresh)).value == "1 min"
+
+
 def test_who_has_written_nothing_since_loses_nothing() -> None:
-    old = evolve(WATERMARK, ends=at(1000), complete_at=NOW - DAY)
-    idle = evolve(KEPT, logs=(evolve(LOG, watermarks=(old,)),))
+    idle = kept(manifest(), view=log((0, 1000), lost=DAY))
     assert found(idle) == [] and reading("achieved RPO", idle).value == "0 s"
-    replica = evolve(CHECKUP, writes=False)
-    assert only(idle, replica).subject == "achieved RPO"  # a replica cannot know what the primary has written since
+    replica = evolve(CHECKUP, writes=False)  # it cannot know what the primary has written since
+    assert only(idle, replica).subject == "achieved RPO"
 
 
 def test_a_backup_reaches_further_than_a_log_that_stopped_before_it() -> None:
-    old = evolve(WATERMARK, ends=at(50), complete_at=NOW - DAY)
-    kept = evolve(KEPT, manifests=(manifest(age=5 * MINUTE),), logs=(evolve(LOG, watermarks=(old,)),))
-    assert reading("achieved RPO", kept).value == "5 min"
+    stopped = kept(manifest(age=5 * MINUTE), view=log((0, 50), lost=DAY))
+    assert reading("achieved RPO", stopped).value == "5 min"
+    assert reading("log", stopped).value == "restores to 0/6E on 1"
 
 
-def test_a_log_that_begins_after_the_newest_backup_does_not_continue_it() -> None:
-    late = evolve(WATERMARK, begins=at(500))
-    finding = only(evolve(KEPT, logs=(evolve(LOG, watermarks=(late,)),)))
-    assert (finding.severity, finding.subject) == ("blocker", "log")
-    assert "begins at 0/1F4 on 1, the newest backup ends at 0/6E on 1" in finding.text
+def test_a_log_that_goes_on_after_a_hole_that_no_backup_bridges_is_found() -> None:
+    for view in (log((0, 900), (950, 980)), log((500, 900))):
+        (hole,) = [each for each in found(kept(manifest(), view=view)) if each.severity == "blocker"]
+        assert (hole.subject, hole.hint) == ("to restore", "take a full backup now")
+        assert "goes on after a hole that no backup bridges" in hole.text
+    assert found(kept(manifest(1), manifest(2, begins=600), view=log((0, 400), (500, 900)))) == []
 
 
-def test_a_gap_does_harm_until_a_backup_was_taken_after_it() -> None:
+def test_a_gap_that_was_acknowledged_stays_told() -> None:
     gap = Gap(begins=at(300), ends=at(400), reason="slot lost", noted_at=NOW)
-    marks = (evolve(WATERMARK, begins=at(400)),)
-    kept = evolve(KEPT, logs=(evolve(LOG, gaps=(gap,), watermarks=marks),))
-    finding = only(kept)
-    assert finding.severity == "blocker" and "nor any after it" in finding.text
-    after = evolve(kept, manifests=(manifest(1), manifest(2, begins=450)))
-    assert only(after).severity == "note" and "no moment in it can be restored" in only(after).text
-
-
-def test_a_hole_is_found() -> None:
-    hole = Stretch(begins=at(900), ends=at(950))
-    finding = only(evolve(KEPT, holes=(hole,)))
-    assert finding.severity == "blocker" and finding.text.startswith("missing from 0/384 to 0/3B6 on 1")
+    view = log((0, 300), (400, 900), gaps=(gap,))
+    told = only(kept(manifest(1), manifest(2, begins=450), view=view))
+    assert told.severity == "note" and "(slot lost): no moment in it can be restored" in told.text
+    assert {each.severity for each in found(kept(manifest(1), view=view))} == {"note", "blocker"}
 
 
 def test_a_branch_that_nobody_archives_is_found() -> None:
-    promoted = evolve(CHECKUP, position=at(1000, "2"))
-    first = found(KEPT, promoted)[0]
-    assert first.severity == "blocker"
-    assert first.text == "the server is on timeline 2, the log knows 1: nobody archives it any more"
+    told = found(KEPT, evolve(CHECKUP, position=at(1000, "2")))[0]
+    assert told.severity == "blocker"
+    assert told.text == "the server is on timeline 2, the log has 1: nobody archives it any more"
 
 
 def test_two_histories_under_one_name_are_told() -> None:
-    older = evolve(KEPT, manifests=(manifest(1, lineage=OTHER), manifest(2)))
-    assert (only(older).severity, only(older).subject) == ("note", "lineage")
-    newer = evolve(KEPT, manifests=(manifest(1), manifest(2, lineage=OTHER)))
-    assert only(newer).severity == "warning" and "another server writes under this name" in only(newer).text
-    foreign = Kept(looked_at=NOW, manifests=(manifest(1, lineage=OTHER),), logs=(evolve(LOG, lineage=OTHER),))
+    other = manifest(1, lineage=OTHER)
+    older = only(kept(other, manifest(2), view=LOG))
+    assert (older.severity, older.subject) == ("note", "lineage")
+    newer = only(kept(manifest(2), other, view=LOG))
+    assert newer.severity == "warning" and "another server writes under this name" in newer.text
+    foreign = evolve(kept(other), logs=(LogFacts(lineage=OTHER),))
     assert [(each.severity, each.subject) for each in found(foreign)] == [
         ("blocker", "lineage"),
         ("blocker", "backups"),
     ]
 
 
-def test_a_restore_that_would_have_to_be_very_fast_is_told_with_its_arithmetic() -> None:
-    big = manifest(size=600 * GIB)
-    finding = only(evolve(KEPT, manifests=(big,)))
-    assert (finding.severity, finding.subject) == ("warning", "to restore")
-    assert finding.text.startswith("(600.0 GiB + 800 B of log) / 1 h 15 min = 136.5 MiB/s")
-    busy = evolve(CHECKUP, log_rate=200.0 * MIB)  # by the next backup, 720 GB of log
-    assert "+ 703.1 GiB of log)" in only(KEPT, busy).text
+def test_the_rto_is_reckoned_from_what_restores_have_shown() -> None:
+    big = only(kept(manifest(size=600 * GIB), view=LOG))
+    assert (big.severity, big.subject) == ("warning", "to restore")
+    assert "unpack 600.0 GiB at 102.4 MiB/s" in big.text
+    assert "1 h 40 min is over the objective (RTO) of 1 h 15 min" in big.text
+
+
+def test_just_before_the_next_backup_there_is_most_to_replay() -> None:
+    busy = only(KEPT, evolve(CHECKUP, log_rate=100.0 * MIB))
+    assert busy.severity == "warning" and "replay 351.6 GiB at 51.2 MiB/s" in busy.text
+    assert found(KEPT, evolve(CHECKUP, log_rate=10.0 * MIB)) == []
+
+
+def test_what_no_restore_has_shown_is_good_to_know() -> None:
+    unshown = only(kept(manifest(), view=LOG, shown=()))
+    assert unshown.severity == "note" and "nobody can tell yet whether the objective (RTO)" in unshown.text
+    assert unshown.hint == "a restore into a scratch server measures it"
 
 
 def finding(severity: str, subject: str, text: str = "it is wrong", hint: str = "") -> Finding:
@@ -367,16 +409,6 @@ HOURLY = Objective(rpo=15 * MINUTE, rto=HOUR, every=HOUR)
 UNARCHIVED = finding("blocker", "WAL", "none is archived")
 
 
-async def recorded(store: MemoryStore) -> Archive:
-    """An archive whose log goes to 900, and is complete there."""
-    archive = Archive(store)
-    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
-        await log.record(Branch(name="1"))
-        await log.append(LogEntry(begins=at(0), ends=at(900), complete_at=NOW), [bytes(900)])
-        await log.record(evolve(WATERMARK, complete_at=NOW))
-    return archive
-
-
 async def test_the_doctor_looks_at_a_target_alone() -> None:
     patient = Patient(checkup=evolve(CHECKUP, findings=(finding("note", "a"),), unarchived=UNARCHIVED))
     diagnosis = await doctor(patient, objective=HOURLY)
@@ -399,29 +431,20 @@ async def test_the_doctor_takes_the_references_objective_where_there_is_one() ->
     assert "the reference's objective: RPO 15 min" in str(diagnosis)
 
 
-async def test_an_archive_that_has_the_log_shows_that_it_is_archived() -> None:
-    archive = await recorded(MemoryStore())
-    patient = Patient(checkup=evolve(CHECKUP, position=at(900), unarchived=UNARCHIVED))
+async def test_a_log_that_is_there_shows_that_it_is_archived() -> None:
+    archive = Archive(MemoryStore())
+    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
+        await log.record(Branch(name="1"))
+        await log.append(LogEntry(begins=at(0), ends=at(1024), complete_at=NOW), [bytes(1024)])
+    patient = Patient(checkup=evolve(CHECKUP, position=at(1024), unarchived=UNARCHIVED))
     diagnosis = await doctor(patient, archive=archive, objective=HOURLY, clock=lambda: NOW)
     assert [each.subject for each in diagnosis.findings] == ["backups"]
-    assert [each.value for each in diagnosis.readings if each.name == "log"] == ["durable to 0/384 on 1"]
+    assert [each.value for each in diagnosis.readings if each.name == "log"] == ["restores to nowhere"]
 
 
 async def test_an_empty_archive_is_looked_at_as_well() -> None:
     diagnosis = await doctor(ASKED, archive=Archive(MemoryStore()), objective=HOURLY, clock=lambda: NOW)
     assert [each.text for each in diagnosis.findings] == ["there is none: nothing of this server can be restored"]
-
-
-async def test_a_hole_behind_the_watermark_is_found_unless_it_is_acknowledged() -> None:
-    archive = await recorded(MemoryStore())
-    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
-        await log.append(LogEntry(begins=at(1000), ends=at(1100)), [bytes(100)])
-    diagnosis = await doctor(ASKED, archive=archive, objective=HOURLY, clock=lambda: NOW)
-    assert "missing from 0/384 to 0/3E8 on 1" in str(diagnosis)
-    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
-        await log.record(Gap(begins=at(900), ends=at(1000), reason="slot lost", noted_at=NOW))
-    diagnosis = await doctor(ASKED, archive=archive, objective=HOURLY, clock=lambda: NOW)
-    assert "missing from" not in str(diagnosis) and "lost from 0/384 to 0/3E8 on 1 (slot lost)" in str(diagnosis)
 
 
 class Broken(MemoryStore):

@@ -6,20 +6,20 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from resilience.concurrency import closing
 from resilience.model.diagnosis import Checkup, Diagnosis, worst_first
 from resilience.model.errors import ResilienceError
 from resilience.model.findings import Finding
-from resilience.model.log import LogFacts, Stretch
+from resilience.model.log import LogFacts
 from resilience.model.moments import utc_now
 from resilience.model.objectives import Objective
-from resilience.planning.health import Kept, examine_archive
-from resilience.primitives import Archiver, Diagnosable, Log
+from resilience.planning.health import Kept, examine_archive, held, latest
+from resilience.planning.log import LogView
+from resilience.primitives import Archiver, Diagnosable
 from resilience.reference import OBJECTIVES
 
+from .looking import listed
+
 ARCHIVE_SECONDS = 60.0
-LOOKED_BEHIND = 16
-"""So many entries behind a watermark are looked at for a hole."""
 
 
 async def doctor(
@@ -65,36 +65,22 @@ async def doctor(
 
 
 async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetime]) -> Kept:
-    """Look at what an archive holds of a target: manifests, and how far the logs go. No entry is read."""
-    manifests = tuple([manifest async for manifest in archive.manifests(checkup.target)])
+    """Look at what an archive holds of a target; of the log only what follows the newest backup is listed."""
+    target, mine = checkup.target, checkup.lineage
+    manifests = tuple([manifest async for manifest in archive.manifests(target)])
     logs: list[LogFacts] = []
-    holes: list[Stretch] = []
-    for lineage in await archive.lineages(checkup.target):
-        async with archive.log(checkup.target, system=checkup.system, lineage=lineage) as log:
+    view = None
+    for lineage in await archive.lineages(target):
+        async with archive.log(target, system=checkup.system, lineage=lineage) as log:
             facts = await log.survey()
             logs.append(facts)
-            if lineage == checkup.lineage:
-                holes += [hole for mark in facts.watermarks if (hole := await _hole(log, mark, facts)) is not None]
-    return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), holes=tuple(holes))
-
-
-async def _hole(log: Log, watermark: Stretch, facts: LogFacts) -> Stretch | None:
-    """Find out whether the log goes on behind a watermark after something that is missing and not acknowledged."""
-    at, seen = watermark.ends, 0
-    async with closing(log.entries(watermark.branch, begins=at.offset)) as entries:
-        async for entry in entries:
-            if entry.begins.offset > at.offset:
-                missing = Stretch(begins=at, ends=(await log.describe(entry)).begins)
-                known = any(
-                    gap.branch == missing.branch
-                    and gap.begins.offset <= at.offset <= missing.ends.offset <= gap.ends.offset
-                    for gap in facts.gaps
-                )
-                return None if known else missing
-            at, seen = entry.ends, seen + 1
-            if seen == LOOKED_BEHIND:
-                break
-    return None
+            if lineage == mine:
+                known = LogView(facts=facts)
+                own = [each for each in manifests if each.lineage == mine]
+                begins = held(checkup, own, known).begins(latest(checkup, known))
+                view = await listed(log, facts, begins=begins)
+    shown = await archive.measured(target)
+    return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), view=view, shown=shown)
 
 
 def _unarchived(checkup: Checkup) -> tuple[Finding, ...]:

@@ -5,120 +5,148 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from resilience.model.diagnosis import Checkup, Reading, judged
-from resilience.model.errors import NotRecoverable
+from resilience.model.errors import NoBackup, NotRecoverable
 from resilience.model.findings import Finding
-from resilience.model.log import Gap, LogFacts, Stretch, Watermark
+from resilience.model.log import LogFacts
 from resilience.model.manifests import Manifest
+from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import aware
 from resilience.model.objectives import Objective
-from resilience.model.show import Shown, as_bytes, as_span
+from resilience.model.positions import Position
+from resilience.model.show import as_bytes, as_span
+from resilience.model.targets import RecoveryTarget
 
-from .chains import chain_of
+from .course import Course, Holdings, holdings
+from .estimate import estimated
+from .log import LogView
 
 GRACE = 1.5
 """A backup is late when it is half as old again as its interval: taking one takes its time too."""
-FAST = 100 << 20
-"""Bytes a second that a restore does not reach without somebody having measured that it does."""
 
 
 @frozen(kw_only=True)
-class Kept(Shown):
-    """What an archive holds of a target, of all lineages. `holes` are missing from the middle of this one's log."""
+class Kept:
+    """What an archive holds of a target: backups, what is known of the logs of all lineages, what restores measured.
+
+    `view` is the log of the lineage that the target has now, as far as its newest backup needs it.
+    """
 
     looked_at: datetime = field(validator=aware)
     manifests: tuple[Manifest, ...] = ()
     logs: tuple[LogFacts, ...] = ()
-    holes: tuple[Stretch, ...] = ()
+    view: LogView | None = None
+    shown: tuple[RestoreMeasured, ...] = ()
 
 
 def examine_archive(
     checkup: Checkup, kept: Kept, objective: Objective
 ) -> tuple[tuple[Reading, ...], tuple[Finding, ...]]:
     """Hold what the archive has of a system against an objective."""
-    case = _Case(checkup=checkup, kept=kept, objective=objective)
-    findings = (*case.histories(), *case.backups(), *case.log(), *case.loss(), *case.time())
+    case = _case(checkup, kept, objective)
+    findings = (*case.histories(), *case.backups(), *case.recoverable(), *case.log(), *case.loss(), *case.time())
     return judged(case.readings(), findings), findings
+
+
+def held(checkup: Checkup, manifests: Sequence[Manifest], view: LogView) -> Holdings:
+    """Return what of an archive's backups and log belongs to a system."""
+    return holdings(checkup.target, manifests, view, kinds=checkup.replays)
+
+
+def latest(checkup: Checkup, view: LogView) -> RecoveryTarget:
+    """Return what is asked for if disaster strikes now: all there is on the branch that the system is on."""
+    branch = checkup.position.branch if checkup.position is not None else None
+    return RecoveryTarget.latest(timeline=branch if branch in view.names else None)
 
 
 @frozen(kw_only=True)
 class _Case:
-    """One system, what is kept of it, what was promised."""
+    """One system, what is kept of it, what was promised; `course` leads to now, or `refused` says why nothing does."""
 
     checkup: Checkup
     kept: Kept
     objective: Objective
-
-    @property
-    def own(self) -> Sequence[Manifest]:
-        """The backups of this very system, oldest first."""
-        mine = (self.checkup.system, self.checkup.lineage)
-        return [each for each in self.kept.manifests if (each.system, each.lineage) == mine]
+    own: tuple[Manifest, ...]
+    course: Course | None = None
+    refused: NotRecoverable | NoBackup | None = None
 
     @property
     def newest(self) -> Manifest | None:
-        """The newest backup that the log continues; any other where there is none."""
-        continued = [each for each in self.own if each.kind in self.checkup.replays]
-        return next(reversed(continued or self.own), None)
+        """The newest backup of this very system."""
+        return self.own[-1] if self.own else None
 
     @property
     def facts(self) -> LogFacts | None:
-        """What is known of this system's log; None if it has none."""
-        found = [each for each in self.kept.logs if each.lineage == self.checkup.lineage]
-        return found[0] if found and (found[0].branches or found[0].watermarks) else None
+        """What is known of its log; None if it has none."""
+        found = self.kept.view.facts if self.kept.view is not None else None
+        return found if found is not None and (found.branches or found.watermarks) else None
 
     @property
-    def watermark(self) -> Watermark | None:
-        """How far the branch that the system is on is durable."""
-        if self.facts is None or self.checkup.position is None:
+    def reached(self) -> Position | None:
+        """How far a restore would come."""
+        if self.course is None:
             return None
-        branch = self.checkup.position.branch
-        return next((each for each in self.facts.watermarks if each.branch == branch), None)
+        return self.course.steps[-1].ends if self.course.steps else self.course.chain[-1].recovery_point.position
 
     @property
     def behind(self) -> int | None:
-        """Bytes of log that the system has and the archive has not."""
-        if self.checkup.position is None or self.watermark is None:
+        """Bytes of log that the system has and a restore would not; None if they cannot be compared."""
+        at, reached = self.checkup.position, self.reached
+        if at is None or reached is None or at.branch != reached.branch:
             return None
-        return max(0, self.checkup.position.offset - self.watermark.ends.offset)
+        return max(0, at.offset - reached.offset)
 
     @property
     def durable_at(self) -> datetime | None:
         """The last moment that can be recovered, by the system's clock; None if nothing says."""
+        if self.course is None or self.reached is None:
+            return None
         if self.behind == 0 and self.checkup.writes:
             return self.checkup.now
-        moments = [self.watermark.complete_at] if self.watermark is not None else []
-        moments += [self.newest.recovery_point.time] if self.newest is not None else []
+        moments = [self.course.chain[-1].recovery_point.time]
+        moments += [step.complete_at for step in self.course.steps[-1:]]
+        # A watermark is recorded also when nothing was written and only time has passed.
+        marks = self.facts.watermarks if self.facts is not None else ()
+        moments += [
+            mark.complete_at
+            for mark in marks
+            if mark.branch == self.reached.branch and mark.ends.offset <= self.reached.offset
+        ]
         return max((moment for moment in moments if moment is not None), default=None)
 
     def readings(self) -> Iterator[Reading]:
-        newest, objective = self.newest, self.objective
+        """What was seen, beside what was promised."""
+        newest, objective, course = self.newest, self.objective, self.course
         yield Reading(
             name="backups",
             value=f"{len(self.own)}, newest {self._age(newest)} old" if newest is not None else "none",
             reference=f"every {as_span(objective.every)}" if objective.every is not None else "",
         )
-        if self.watermark is not None:
-            yield Reading(name="log", value=f"durable to {self.watermark.ends}", reference=f"{self.checkup.position}")
-        elif objective.needs_log:
-            yield Reading(name="log", value="none", reference="kept continuously", standing="blocker")
-        lost = self.checkup.now - self.durable_at if newest is not None and self.durable_at is not None else None
+        if objective.needs_log or self.facts is not None:
+            none = self.facts is None
+            value = "none" if none else f"restores to {self.reached or 'nowhere'}"
+            at = f"the server is at {self.checkup.position}"
+            yield Reading(name="log", value=value, reference=at, standing="blocker" if none else "good")
+        durable = self.durable_at
+        lost = None if durable is None else max(timedelta(0), self.checkup.now - durable)
+        unknown = "unknown" if self.own else "nothing comes back"
         yield Reading(
             name="achieved RPO",
-            value=as_span(max(timedelta(0), lost)) if lost is not None else "nothing comes back",
+            value=unknown if lost is None else as_span(lost),
             reference=f"at most {as_span(objective.rpo)}",
-            standing="good" if lost is not None else "blocker",
+            standing="good" if lost is not None else ("unseen" if course is not None else "blocker"),
         )
-        if (size := self._to_restore()) is not None:
-            value = f"{as_bytes(size)} + {as_bytes(self._to_replay())} of log to replay"
+        if course is not None:
+            size = sum(each.size for each in course.chain)
+            value = f"{as_bytes(size)} + {as_bytes(course.replayed)} of log to replay"
             yield Reading(name="to restore", value=value, reference=f"within {as_span(objective.recovery)}")
 
     def histories(self) -> Iterator[Finding]:
         """Is this the system whose backups these are, and the only one?"""
         mine = self.checkup.lineage
-        theirs = {each.lineage for each in self.kept.manifests} | {each.lineage for each in self.kept.logs} - {mine}
+        theirs = {each.lineage for each in self.kept.manifests} | {each.lineage for each in self.kept.logs}
         others = ", ".join(sorted(theirs - {mine}))
         if not others:
             return
@@ -131,11 +159,11 @@ class _Case:
             )
             return
         last = self.kept.manifests[-1].lineage if self.kept.manifests else mine
+        theirs_now = ", with the newest backup of all: another server writes under this name"
         yield Finding(
             severity="note" if last == mine else "warning",
             subject="lineage",
-            text=f"the archive also holds {others} under this name"
-            + ("" if last == mine else ", with the newest backup of all: another server writes under this name"),
+            text=f"the archive also holds {others} under this name" + ("" if last == mine else theirs_now),
             hint="" if last == mine else "give each server a name of its own",
         )
 
@@ -151,17 +179,24 @@ class _Case:
             )
             return
         full = [each for each in self.own if each.parent is None]
-        every = objective.every if not self.checkup.only_full else (objective.full_every or objective.every)
-        yield from self._late(newest, "backup", every, "await backup(target, archive, incremental=True)")
+        every = (objective.full_every or objective.every) if self.checkup.only_full else objective.every
+        again = "" if self.checkup.only_full else ", incremental=True"
+        yield from self._late(newest, "backup", every, f"await backup(target, archive{again})")
         if full and objective.incremental and not self.checkup.only_full:
             yield from self._late(full[-1], "full backup", objective.full_every, "await backup(target, archive)")
-        try:
-            chain_of(newest, self.own)
-        except NotRecoverable as error:
-            yield Finding(severity="blocker", subject="backups", text=error.what, hint="take a full backup now")
+
+    def recoverable(self) -> Iterator[Finding]:
+        """Would a restore come back with all there is?"""
+        if self.refused is not None and self.own:
+            yield Finding(
+                severity="blocker", subject="to restore", text=self.refused.what, hint="take a full backup now"
+            )
+        if self.course is not None:
+            for finding in self.course.findings:
+                yield evolve(finding, subject="to restore")
 
     def log(self) -> Iterator[Finding]:
-        """Does the log continue the newest backup up to now, without a hole?"""
+        """Is there a log of the branch that the system is on, and what of it is lost?"""
         if self.facts is None:
             if self.objective.needs_log and self.newest is not None:
                 yield Finding(
@@ -172,57 +207,53 @@ class _Case:
                     hint=self.checkup.unarchived.hint if self.checkup.unarchived else "does it go to another archive?",
                 )
             return
-        if (position := self.checkup.position) is not None and self.watermark is None:
-            known = ", ".join(branch.name for branch in self.facts.branches) or "none"
+        marked = {mark.branch for mark in self.facts.watermarks}
+        if (position := self.checkup.position) is not None and position.branch not in marked:
+            known = ", ".join(sorted(marked)) or "none"
             yield Finding(
                 severity="blocker",
                 subject="log",
-                text=f"the server is on timeline {position.branch}, the log knows {known}: nobody archives it any more",
+                text=f"the server is on timeline {position.branch}, the log has {known}: nobody archives it any more",
                 hint="start the archiver against this server; it follows the switch",
             )
-        for hole in self.kept.holes:
-            yield Finding(
-                severity="blocker",
-                subject="log",
-                text=f"missing from {hole}, though it goes on behind it: nothing can be recovered across it",
-                hint="archive the missing segments if the server still has them; else take a full backup now",
-            )
         for gap in self.facts.gaps:
-            yield self._gap(gap)
-        yield from self._joined()
+            text = f"lost from {gap} ({gap.reason}): no moment in it can be restored"
+            yield Finding(severity="note", subject="log", text=text)
 
     def loss(self) -> Iterator[Finding]:
         """The RPO that a disaster now would show, against the one that was promised (R2)."""
-        if self.newest is None or self.durable_at is None:
+        if self.durable_at is None:
             return
         lost, rpo = self.checkup.now - self.durable_at, self.objective.rpo
         if lost <= rpo / 2:
             return
         behind = f", {as_bytes(self.behind)} behind" if self.behind else ""
-        relation = ">" if lost > rpo else "of"
         yield Finding(
             severity="blocker" if lost > rpo else "warning",
             subject="achieved RPO",
-            text=f"{self.checkup.now:%H:%M:%S} now - {self.durable_at:%H:%M:%S} durable = {as_span(lost)} {relation} "
-            f"{as_span(rpo)}{behind}",
-            hint="is the archiver running, and is the archive reachable? What it says is in its status",
+            text=f"{self.checkup.now:%H:%M:%S} now - {self.durable_at:%H:%M:%S} durable = {as_span(lost)}"
+            f"{' >' if lost > rpo else ', of'} {as_span(rpo)}{behind}",
+            hint="is the archiver running, and does the archive answer? Its status says",
         )
 
     def time(self) -> Iterator[Finding]:
-        """The speed that a recovery within the RTO needs (R2)."""
-        if (restored := self._to_restore()) is None:
+        """Would a recovery keep to the RTO, by what restores have shown (R2)?
+
+        Just before the next backup there is most to replay.
+        """
+        if self.course is None:
             return
-        budget, every = self.objective.recovery, self.objective.every
+        every = self.objective.full_every if self.checkup.only_full else self.objective.every
         grown = int((self.checkup.log_rate or 0) * every.total_seconds()) if every is not None else 0
-        replayed = max(self._to_replay(), grown)
-        speed = (restored + replayed) / budget.total_seconds()
-        if speed > FAST:
+        replayed = max(self.course.replayed, grown)
+        budget = self.objective.recovery
+        estimate = estimated(self.course.chain, replayed, shown=self.kept.shown, rto=budget)
+        for finding in estimate.findings:
             yield Finding(
-                severity="warning",
+                severity="warning" if estimate.seconds is not None else "note",
                 subject="to restore",
-                text=f"({as_bytes(restored)} + {as_bytes(replayed)} of log) / {as_span(budget)} = "
-                f"{as_bytes(int(speed))}/s, all the time: has a drill shown that?",
-                hint="measure it with a restore; more frequent backups leave less to replay",
+                text="; ".join(estimate.arithmetic),
+                hint="a restore into a scratch server measures it" if estimate.seconds is None else finding.hint,
             )
 
     def _late(self, manifest: Manifest, what: str, every: timedelta | None, hint: str) -> Iterator[Finding]:
@@ -235,54 +266,17 @@ class _Case:
                 hint=hint,
             )
 
-    def _gap(self, gap: Gap) -> Finding:
-        """Judge a stretch that is lost: it does no harm to what the newest backup and the log behind it bring back."""
-        newest = self.newest
-        start = newest.recovery_point.position if newest is not None else None
-        past = start is not None and start.branch == gap.branch and start.offset >= gap.ends.offset
-        return Finding(
-            severity="note" if past else "blocker",
-            subject="log",
-            text=f"lost from {gap} ({gap.reason}): no moment in it can be restored"
-            + ("" if past else ", nor any after it, since no backup was taken after it"),
-            hint="" if past else "take a full backup now",
-        )
+    def _age(self, manifest: Manifest) -> str:
+        return as_span(self.kept.looked_at - manifest.ended_at)
 
-    def _joined(self) -> Iterator[Finding]:
-        """Whether the log begins before the newest backup ends."""
-        newest, watermark = self.newest, self.watermark
-        if newest is None or watermark is None:
-            return
-        end = newest.recovery_point.position
-        if end.branch == watermark.branch and end.offset < watermark.begins.offset and not self.facts_gap_before():
-            yield Finding(
-                severity="blocker",
-                subject="log",
-                text=f"it begins at {watermark.begins}, the newest backup ends at {end}: what lies between is missing",
-                hint="take a full backup now",
-            )
 
-    def facts_gap_before(self) -> bool:
-        """Whether the log's beginning is explained by a gap, which was told already."""
-        watermark = self.watermark
-        gaps = self.facts.gaps if self.facts is not None else ()
-        return watermark is not None and any(
-            gap.branch == watermark.branch and gap.ends.offset >= watermark.begins.offset for gap in gaps
-        )
-
-    def _age(self, manifest: Manifest | None) -> str:
-        return as_span(self.kept.looked_at - manifest.ended_at) if manifest is not None else "unknown"
-
-    def _to_restore(self) -> int | None:
-        if self.newest is None:
-            return None
-        try:
-            return sum(each.size for each in chain_of(self.newest, self.own))
-        except NotRecoverable:
-            return None
-
-    def _to_replay(self) -> int:
-        newest, watermark = self.newest, self.watermark
-        if newest is None or watermark is None or newest.begins.branch != watermark.branch:
-            return 0
-        return max(0, watermark.ends.offset - newest.begins.offset)
+def _case(checkup: Checkup, kept: Kept, objective: Objective) -> _Case:
+    """Decide what a restore would do, as a restore does."""
+    mine = (checkup.system, checkup.lineage)
+    own = tuple(each for each in kept.manifests if (each.system, each.lineage) == mine)
+    view = kept.view or LogView(facts=LogFacts(lineage=checkup.lineage))
+    case = _Case(checkup=checkup, kept=kept, objective=objective, own=own)
+    try:
+        return evolve(case, course=held(checkup, own, view).decide(latest(checkup, view)))
+    except (NotRecoverable, NoBackup) as error:
+        return evolve(case, refused=error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from resilience.model.findings import Finding
@@ -11,6 +10,7 @@ from resilience.model.show import as_span
 from resilience.reference import POSTGRESQL_SETTINGS
 
 from .vitals import Vitals
+from .wal_start import names_standby
 
 BACKUP_SENDERS = 2
 """A running base backup needs two: one for the files, one for the WAL they need."""
@@ -125,18 +125,16 @@ def _safety(vitals: Vitals) -> Iterator[Finding]:
 def _synchronous(vitals: Vitals, archiver: str) -> Iterator[Finding]:
     """Whether an archiver would be taken for a synchronous standby (20.6.2)."""
     names = vitals.text("synchronous_standby_names")
-    listed = re.sub(r"^\s*(?:(?:FIRST|ANY)?\s*\d+\s*\()|\)\s*$", "", names, flags=re.IGNORECASE)
-    members = [name.strip() for name in listed.split(",") if name.strip()]
-    caught = [name for name in members if name == "*" or name.strip('"').lower() == archiver.lower()]
-    if caught:
+    if names_standby(names, archiver):
         yield Finding(
-            severity="warning",
+            severity="blocker",
             subject="synchronous_standby_names",
-            text=f"{names} takes an archiver for a synchronous standby: commits wait for it, and hang when it is gone",
-            hint="ALTER SYSTEM SET synchronous_standby_names = '…';  -- the standbys by their names\n"
+            text=f"{names} takes an archiver for a standby, so commits would wait for the archive: WalArchiver refuses "
+            "to start",
+            hint="ALTER SYSTEM SET synchronous_standby_names = '…';  -- the standbys that are meant, by their names\n"
             "SELECT pg_reload_conf();",
         )
-    elif members and vitals.senders == 0 and not vitals.standby:
+    elif names and vitals.senders == 0 and not vitals.standby:
         yield Finding(
             severity="warning",
             subject="synchronous_standby_names",

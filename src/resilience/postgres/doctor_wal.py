@@ -98,7 +98,7 @@ def unarchived(vitals: Vitals, objective: Objective, *, target: str) -> Finding 
 
 def archiver_slot(target: str) -> str:
     """Return the slot that a WalArchiver uses by default, which is also what it calls itself."""
-    return "resilience_" + re.sub("[^a-z0-9_]", "_", target)
+    return "resilience_" + re.sub("[^a-z0-9_]", "_", target)[:52]
 
 
 def _archiving(vitals: Vitals) -> Iterator[Finding]:

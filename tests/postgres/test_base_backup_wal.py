@@ -72,6 +72,7 @@ async def store_parts(archive: Archive, like: Manifest, parts: Mapping[str, byte
         system=like.system,
         kind=like.kind,
         lineage=like.lineage,
+        parent=like.parent,
         made_at=like.started_at,
     )
 

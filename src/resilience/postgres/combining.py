@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ from .untar import PG_CONTROL, TABLESPACES, Untar, walk
 PROGRAM = "pg_combinebackup"
 LINKS_SINCE = 18
 _CATALOG_VERSION = slice(12, 16)
-_DISK = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)]
+_DISK = re.compile(
+    "|".join(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG))
+    + r"|: wrote \d+ of \d+"
+)
 
 
 @define
@@ -94,12 +98,15 @@ class Combination:
             PROGRAM, arguments, account=self.places.account, environment={"LC_ALL": "C"}
         ) as running:
             if status := await running.wait():
-                failed = StorageFailed if any(words in running.said for words in _DISK) else Corrupt
-                raise failed(
-                    f"{PROGRAM} failed with status {status}: {running.said}",
-                    operation="restore",
-                    subject=str(self.places.data),
-                )
+                raise self._failed(status, running.said)
+
+    def _failed(self, status: int, said: str) -> Corrupt | StorageFailed:
+        """Choose our error for what it said; it warns that it misses the servers' manifests, which have been checked."""
+        lines = [line for line in said.split(f"{PROGRAM}: ") if not line.startswith("warning: ")]
+        said = f"{PROGRAM} failed with status {status}: {' '.join(lines).strip() or 'it said nothing'}"
+        kind = StorageFailed if _DISK.search(said) else Corrupt
+        hint = "make room, if the disk is full" if kind is StorageFailed else ""
+        return kind(said, operation="restore", subject=str(self.places.data), hint=hint)
 
     def _way(self, last: StoredBackup) -> list[str]:
         """Choose how files that have not changed get into the output: by links if possible, for the inputs go away."""

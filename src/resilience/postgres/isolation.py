@@ -75,6 +75,7 @@ ISOLATED: Mapping[str, str] = {
     "default_transaction_read_only": "off",
     "statement_timeout": "0",
     "event_triggers": "off",
+    "allow_in_place_tablespaces": "on",  # recovery takes a tablespace inside the data directory for a mistake otherwise
     "unix_socket_group": "",
     "unix_socket_permissions": "0700",
     "max_replication_slots": "1000",

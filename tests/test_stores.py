@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -84,14 +84,19 @@ async def test_a_limit_on_file_sizes_fails_the_put_and_leaves_nothing(tmp_path: 
 
 
 @pytest.mark.parametrize("number", FULL, ids=FULL.get)
-async def test_a_disk_that_fails_at_any_call_leaves_nothing_visible(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("chunks", [list, iter], ids=["at once", "one by one"])
+async def test_a_disk_that_fails_at_any_call_leaves_nothing_visible(
+    tmp_path: Path, number: int, chunks: Callable[[list[bytes]], Iterable[bytes]]
+) -> None:
     def fail(name: str) -> None:
         raise OSError(number, os.strerror(number))
 
     for call in count(1):
         store = LocalStore(tmp_path / str(call))
         with at_os_call(call, fail) as made:
-            (end,) = await asyncio.gather(store.put("folder/object", [DATA[:10], DATA[10:]]), return_exceptions=True)
+            (end,) = await asyncio.gather(
+                store.put("folder/object", chunks([DATA[:10], DATA[10:]])), return_exceptions=True
+            )
         if len(made) < call:
             break
         assert isinstance(end, StorageFailed)

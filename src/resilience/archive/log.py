@@ -191,10 +191,9 @@ class ArchiveLog:
         first = last = None
         async with closing(self._finder(branch).entries(at or 0, None, known=at or 0)) as entries:
             async for entry in entries:
-                if at is None or entry.begins.offset <= at < entry.ends.offset:
-                    first, last, at = first or entry, entry, entry.ends.offset
-                elif entry.begins.offset > at:
+                if at is not None and entry.begins.offset > at:
                     break
+                first, last, at = first or entry, entry, entry.ends.offset
         return first, last
 
     def _finder(self, branch: str) -> Finder:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 
-from resilience import Archive, Manifest
-from resilience.model.capture import Restored
-from resilience.model.log import Branch, LogEntry, Stretch
+import asyncpg
+
+from resilience import Archive, Manifest, backup
+from resilience.model.log import Branch, LogEntry
 from resilience.model.moments import utc_now
-from resilience.model.plans import RestorePlan
 from resilience.model.positions import Position
-from resilience.model.targets import RecoveryTarget
-from resilience.postgres import PostgresDataDirectory, PostgresScratch
+from resilience.postgres import PostgresDataDirectory, PostgresScratch, PostgresTarget
 from resilience.postgres.lsn import parse_lsn, position
 from resilience.postgres.wal_names import WalName, parse_history
 from resilience.primitives import Log
 from resilience.testing.postgres import TestServer
 
-TARGET = "orders"
+SETTINGS = {"wal_keep_size": "1GB", "autovacuum": "off", "track_commit_timestamp": "on"}
+"""Of a server whose WAL is to be copied later, and that says when a row was committed."""
+_WHERE = """
+select timeline_id, pg_current_wal_flush_lsn(), (select setting from pg_settings where name = 'wal_segment_size')
+from pg_control_checkpoint()
+"""
+
+
+async def back_up(server: TestServer, archive: Archive) -> Manifest:
+    """Take a base backup."""
+    return (await backup(PostgresTarget("orders", dsn=server.dsn("backup")), archive)).manifest
 
 
 @asynccontextmanager
@@ -30,27 +40,27 @@ async def log_of(archive: Archive, manifest: Manifest) -> AsyncIterator[Log]:
 
 async def archive_wal(server: TestServer, archive: Archive, manifest: Manifest) -> Position:
     """Append all WAL that a server has flushed, the open segment as a slice; return where it ends."""
-    timeline, lsn, size = server.psql(
-        "select timeline_id, pg_current_wal_flush_lsn(), "
-        "(select setting from pg_settings where name = 'wal_segment_size') from pg_control_checkpoint()"
-    ).split("|")
+    server.psql("checkpoint")
+    now = utc_now()
+    timeline, lsn, size = server.psql(_WHERE).split("|")
     ends, segment_size = parse_lsn(lsn), int(size)
+    files = sorted(path for path in (server.data / "pg_wal").iterdir() if path.is_file())
     async with log_of(archive, manifest) as log:
         await log.record(Branch(name="1"))
-        for path in sorted((server.data / "pg_wal").iterdir()):
+        for path in files:
             if path.suffix == ".history":
                 await log.record(parse_history(int(path.stem, 16), path.read_text()))
-        for path in sorted((server.data / "pg_wal").iterdir()):
-            if path.is_dir() or path.suffix:
-                continue
-            name = WalName.parse(path.name, segment_size=segment_size)
-            if name.begins is not None and name.begins < ends and name.timeline <= int(timeline):
-                await _append(log, name.timeline, name.begins, min(ends, name.begins + segment_size), path.read_bytes())
+        for path in files:
+            if not path.suffix:
+                name = WalName.parse(path.name, segment_size=segment_size)
+                if name.begins is not None and name.begins < ends and name.timeline <= int(timeline):
+                    upto = min(ends, name.begins + segment_size)
+                    await append(log, name.timeline, name.begins, upto, path.read_bytes(), now=now)
     return position(timeline, ends)
 
 
-async def _append(log: Log, timeline: int, begins: int, ends: int, data: bytes) -> None:
-    now = utc_now()
+async def append(log: Log, timeline: int, begins: int, ends: int, data: bytes, *, now: datetime) -> None:
+    """Append a segment, or a slice of it if it is not complete."""
     whole = ends - begins == len(data)
     entry = LogEntry(
         begins=position(timeline, begins),
@@ -62,32 +72,26 @@ async def _append(log: Log, timeline: int, begins: int, ends: int, data: bytes) 
     await log.append(entry, [data[: ends - begins]])
 
 
-def replay_plan(
-    manifest: Manifest,
-    until: RecoveryTarget,
-    *ends: Position,
-    to_the_end: bool | None = None,
-) -> RestorePlan:
-    """Plan by hand to restore one backup and to replay up to where each branch ends, oldest first."""
-    begins, replay = manifest.begins, []
-    for end in ends:
-        replay.append(Stretch(begins=position(end.branch, begins.offset), ends=end))
-        begins = end
-    return RestorePlan(
-        target=manifest.target,
-        destination="here",
-        chain=(manifest.id,),
-        until=until,
-        replay=tuple(replay),
-        to_the_end=until.kind == "latest" if to_the_end is None else to_the_end,
-        read=0,
-        written=0,
-    )
+def insert(server: TestServer, row: int) -> datetime:
+    """Insert a row into `rows` and return when it was committed."""
+    server.psql(f"insert into rows values ({row})")
+    when = f"select pg_xact_commit_timestamp(xmin) at time zone 'UTC' from rows where id = {row}"
+    return datetime.fromisoformat(server.psql(when) + "+00:00")
 
 
-async def replayed(
-    archive: Archive, plan: RestorePlan, manifest: Manifest, into: PostgresDataDirectory | PostgresScratch
-) -> Restored:
-    """Carry out such a plan."""
-    async with log_of(archive, manifest) as log, archive.open(manifest) as stored:
-        return await into.apply(plan, chain=[stored], log=log)
+async def ask(into: PostgresDataDirectory | PostgresScratch, query: str) -> object:
+    """Ask the restored data, isolated, one question."""
+    async with into.live() as live:
+        connection = await asyncpg.connect(live.dsn)
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
+
+
+async def rows(into: PostgresDataDirectory | PostgresScratch) -> object:
+    """Return the rows that came back."""
+    return await ask(into, "select array_agg(id order by id) from rows")
+
+
+MICROSECOND = timedelta(microseconds=1)

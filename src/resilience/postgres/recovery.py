@@ -20,6 +20,7 @@ from resilience.model.positions import RecoveryPoint
 from resilience.primitives import Reached
 
 from . import stopping
+from .buffers import shared_buffers
 from .client import sql
 from .ending import NOTHING_MORE, Ending, lines
 from .isolation import Isolation, Server
@@ -47,7 +48,6 @@ order by datname
 # Nothing is synced while recovery runs: whoever runs it makes everything durable at once, before the mark is lifted.
 _FAST = {
     "fsync": "off",
-    "shared_buffers": "128MB",
     "checkpoint_timeout": "30min",
     # Without it the end of recovery would remove the timestamps, had it been switched on after the backup; a server
     # that starts with it off removes them then.
@@ -149,6 +149,7 @@ class Recovery:
         demanded = (await self.isolation.control()).settings
         settings = {
             **_FAST,
+            "shared_buffers": await in_thread(shared_buffers),
             # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5).
             "restore_command": self.feeder.spool.command() if self.feeder else NOTHING_MORE,
             "recovery_target_timeline": self.timeline,

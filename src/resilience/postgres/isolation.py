@@ -109,7 +109,8 @@ _NOT_YET = (
     asyncpg.OperatorInterventionError,
     asyncpg.SerializationError,
 )
-_RACED = "recovery is not in progress"
+# Said by a server that has just ended its recovery, and by asyncpg of a connection that the server has closed.
+_RACED = ("recovery is not in progress", "connection is closed")
 _LAST_HOME = "template1"
 
 
@@ -287,7 +288,7 @@ class Server:
             await self._ended()
         if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError) and self.dsn.parameters["dbname"] != _LAST_HOME:
             self.dsn = self.dsn.database(_LAST_HOME)  # recovery has dropped the one we were in
-        elif not isinstance(error.__cause__, _NOT_YET) and _RACED not in error.what:
+        elif not isinstance(error.__cause__, _NOT_YET) and not any(words in error.what for words in _RACED):
             raise Interrupted(
                 f"the server does not answer: {error.what}", operation="start", subject="postgres"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -18,10 +19,11 @@ from resilience.postgres.lsn import position
 from resilience.postgres.wal_header import read_control
 from resilience.postgres.wal_names import segment_name
 from resilience.stores import LocalStore
-from resilience.testing.postgres import TestServer, owned_folder
+from resilience.testing.postgres import TestServer, owned_folder, unprivileged
+from resilience.testing.python import reachable_python
 
 from ..conftest import NewServer
-from .resident import SEGMENT, Commands, ended, reachable_python, until
+from .resident import SEGMENT, Commands, ended, until
 
 SETTINGS = {"archive_mode": "on", "archive_command": "'false'", "fsync": "off", "full_page_writes": "on"}
 NOT_KNOWN = 130
@@ -62,6 +64,13 @@ class Filled(Commands):
                     segment=None if whole else position(1, at),
                 )
                 await log.append(entry, [content(number)[begins:ends]])
+        self.give()
+
+    def give(self) -> None:
+        """Let what a test wrote into the archive belong to the account that servers run as."""
+        if account := unprivileged():
+            for path in self.archive.rglob("*"):
+                os.chown(path, account.uid, account.gid)
 
     @property
     def given(self) -> bytes:
@@ -179,6 +188,7 @@ async def test_a_history_is_given(commands: Filled) -> None:
     ) as log:
         text = "1\t0/350000\tno recovery target specified\n"
         await log.record(Branch(name="2", parent="1", forked_at=position(1, 0x350000), text=text))
+    commands.give()
     for _ in range(2):
         assert commands.fetch("00000002.history").returncode == 0
         assert commands.given.decode() == text
@@ -196,6 +206,7 @@ async def test_an_archive_that_is_not_the_right_one_proves_nothing(commands: Fil
             "orders", system="postgresql", lineage="7300000000000000001"
         ) as log:
             await log.record(Branch(name="1"))
+        commands.give()
     fetched = commands.fetch(name(3))
     assert fetched.returncode == NOT_KNOWN
     assert "is no folder" in fetched.stderr or "is it the right one?" in fetched.stderr

@@ -99,8 +99,9 @@ class Prefetcher:
 
     async def _look(self) -> None:
         """Drop what will not be asked for, and begin to fetch what is missing."""
+        here = set(self._here)  # before the spool is looked at: what is put there meanwhile was not taken
         found = await self._found()
-        if taken := self._here - found:
+        if taken := here - found:
             self._here -= taken
             self.begin(max(taken))
         window = self._window()

@@ -63,7 +63,6 @@ class Opened:
 
     async def begun(self) -> None:
         """Remember that something was archived: an archive that is empty later is not the same one."""
-        await self.spool.prepare()
         await in_thread(self._begun.touch)
 
     @property
@@ -86,9 +85,10 @@ async def opened(config: WalConfig) -> AsyncIterator[Opened]:
             operation="read",
             subject=str(config.path),
         )
-    archiver = config.archiver()
+    archiver, spool = config.archiver(), Spool(config.folder)
+    await spool.prepare()
     async with archiver.log(config.target, system=SYSTEM, lineage=control.lineage) as log:
-        yield Opened(config=config, control=control, archiver=archiver, log=log, spool=Spool(config.folder))
+        yield Opened(config=config, control=control, archiver=archiver, log=log, spool=spool)
 
 
 def _control(config: WalConfig) -> Control:

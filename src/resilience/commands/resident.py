@@ -40,7 +40,6 @@ async def serve(config: WalConfig, *, after: str = "") -> bool:
     `after` names a segment that was just fetched: what follows it is fetched ahead.
     """
     async with opened(config) as found:
-        await found.spool.prepare()
         with locked(found.spool.folder) as lock:
             if lock is None:
                 return False
@@ -101,8 +100,14 @@ def locked(folder: Path) -> Iterator[int | None]:
 
 
 def leave_behind(config: WalConfig, *, after: str = "") -> None:
-    """Start a resident process that outlives this one, unless there is one."""
-    config = config.located()
+    """Start a resident process that outlives this one, unless there is one; it is no error if it cannot be started."""
+    try:
+        _leave_behind(config.located(), after)
+    except OSError as error:
+        _logger.warning("no resident process was left behind: %s", error)
+
+
+def _leave_behind(config: WalConfig, after: str) -> None:
     with locked(config.folder) as lock:
         if lock is None:
             return

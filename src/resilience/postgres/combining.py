@@ -101,7 +101,7 @@ class Combination:
                 raise self._failed(status, running.said)
 
     def _failed(self, status: int, said: str) -> Corrupt | StorageFailed:
-        """Choose our error for what it said; it warns that it misses the servers' manifests, which have been checked."""
+        """Choose our error for what it said, but for its warnings that it misses manifests, which were checked here."""
         lines = [line for line in said.split(f"{PROGRAM}: ") if not line.startswith("warning: ")]
         said = f"{PROGRAM} failed with status {status}: {' '.join(lines).strip() or 'it said nothing'}"
         kind = StorageFailed if _DISK.search(said) else Corrupt

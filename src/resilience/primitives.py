@@ -114,7 +114,8 @@ class Archiver(Protocol):
     - A backup exists if and only if its manifest does. `manifests` yields them oldest first.
     - `draft` publishes nothing unless `publish` is called, which is last and create-only. Leaving it early, also by
       cancellation, leaves objects that no manifest names and a run record that says what happened.
-    - `retire` removes the manifest first, then the objects; it may be repeated.
+    - `retire` removes the manifest first, then the objects; it may be repeated. It refuses what others build on, and
+      `publish` refuses what has lost its parent.
     - `log` is the log of one lineage of a target, empty or not; `lineages` are those that have one.
     - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
     """

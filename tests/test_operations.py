@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import pytest
 
 import resilience.testing
 from resilience import Archive
+from resilience.model.moments import utc_now
 from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.testing.memory import MemoryDestination, MemoryServer, MemoryTarget
 from resilience.testing.systems import RoundTripSuite
@@ -41,6 +45,19 @@ class TestMemorySystem(RoundTripSuite[MemoryServer]):
     async def startable(self, destination: RestoreDestination[MemoryServer]) -> bool:
         assert isinstance(destination, MemoryDestination)
         return destination.startable
+
+    @asynccontextmanager
+    async def archiving(self, target: BackupTarget, archive: Archive) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        assert isinstance(target, MemoryTarget)
+        async with archive.log(target.name, system=target.system, lineage=target.lineage) as log:
+            target.write("one", b"before", at=utc_now())
+            await target.ship(log, at=utc_now())
+
+            async def change() -> None:
+                target.write("one", b"after", at=utc_now())
+                await target.ship(log, at=utc_now())
+
+            yield change
 
     async def check(self, target: BackupTarget, live: MemoryServer) -> None:
         assert isinstance(target, MemoryTarget)

@@ -344,7 +344,7 @@ def reachable(log: LogView, known: Iterable[Manifest], branch: str, offset: int)
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=300, deadline=None)
 @given(archives(), st.integers(0, 50), st.sampled_from([None, "1", "2", "3"]))
 def test_a_position_is_reached_from_the_newest_backup_without_a_hole_or_refused(
     archive: tuple[LogView, list[Manifest]], offset: int, timeline: str | None
@@ -368,7 +368,7 @@ def test_a_position_is_reached_from_the_newest_backup_without_a_hole_or_refused(
     covers(log, course, offset)
 
 
-@settings(max_examples=400)
+@settings(max_examples=300, deadline=None)
 @given(archives(), st.integers(0, 130), st.sampled_from([None, "1", "2", "3"]))
 def test_for_a_moment_all_that_was_acknowledged_before_it_is_replayed(
     archive: tuple[LogView, list[Manifest]], minutes: int, timeline: str | None

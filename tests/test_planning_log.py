@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.model.log import Branch
@@ -45,6 +45,7 @@ def test_what_was_acknowledged_as_lost_is_in_no_run(lost: tuple[int, int], left:
     assert spans(runs(entries(0, 4, 8, 12), [gap(*lost, branch="2")])) == [(0, 12)]
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 30)), st.lists(st.tuples(st.integers(0, 30), st.integers(1, 9))))
 def test_runs_hold_exactly_what_the_entries_hold_and_no_gap_does(there: set[int], lost: list[tuple[int, int]]) -> None:
     gaps = [gap(begins, begins + length) for begins, length in lost]

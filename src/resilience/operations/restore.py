@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from .looking import decided
 from .observed import ObservedBackup, Replaying
 
 Live = TypeVar("Live")
+RECORD_SECONDS = 10.0
+"""How long the archive may take to keep what was measured."""
 
 
 async def restore(
@@ -43,11 +46,11 @@ async def restore(
     replayed from there. Without a log, and for destinations that replay none, the latest is the newest backup: the one
     that reaches furthest; the hosts' clocks decide only where positions cannot be compared.
 
-    The destination must be empty and becomes startable last: if this raises or is cancelled, it cannot start, and
-    `into.discard()` removes what is there. The position in the report was read back from the restored system; the time
-    beside it too if the system knows one, or else it is the manifest's. `observer` is told the plain bytes unpacked and
-    replayed so far and about how many there will be. What was measured is kept in the archive for the next plan, if its
-    credential may write there.
+    The destination must be empty and becomes startable last: if this raises or is cancelled, it cannot start (unless it
+    was cancelled at the very end: then the restore is complete), and `into.discard()` removes what is there. The
+    position in the report was read back from the restored system; the time beside it too if the system knows one, or
+    else it is the manifest's. `observer` is told the plain bytes unpacked and replayed so far and about how many there
+    will be. What was measured is kept in the archive for the next plan, if its credential may write there.
 
     Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched),
     Corrupt (the archive is damaged), Unavailable (store or destination failed), Unsupported (the destination's programs
@@ -137,6 +140,6 @@ async def _remember(
         replay_seconds=report.replay_seconds,
     )
     try:
-        await archive.remember(measured)
+        await asyncio.wait_for(archive.remember(measured), RECORD_SECONDS)
     except (ResilienceError, OSError) as error:
         logging.getLogger("resilience").warning("what the restore measured was not kept in the archive: %s", error)

@@ -17,6 +17,7 @@ from resilience.model.errors import Conflict, Corrupt, ManifestInvalid, Refused
 from resilience.model.findings import Level
 from resilience.model.json import Offset
 from resilience.model.manifests import Manifest
+from resilience.model.measured import RestoreMeasured
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import Position, RecoveryPoint
 from resilience.primitives import Archiver, StoredBackup
@@ -73,6 +74,22 @@ async def slowly(data: bytes, size: int = 700) -> AsyncGenerator[bytes]:
     for start in range(0, len(data), size):
         await asyncio.sleep(0)
         yield data[start : start + size]
+
+
+def measured(number: int, *, target: str = "orders") -> RestoreMeasured:
+    """Return what the restore of that number measured; later numbers are restored a minute later each."""
+    ended_at = MOMENT + timedelta(minutes=number)
+    return RestoreMeasured(
+        id=f"{ended_at:%Y%m%dT%H%M%S}.000Z-{number:06x}",
+        target=target,
+        system="memory",
+        destination="there",
+        ended_at=ended_at,
+        unpacked=number << 20,
+        unpack_seconds=0.5,
+        replayed=1 << 60,
+        replay_seconds=2.0,
+    )
 
 
 class ArchiverSuite:
@@ -265,6 +282,26 @@ class ArchiverSuite:
         async with nothing_left_running(), archive.open(manifest) as backup:
             examined = [each async for each in backup.examine(Level.CHECKSUMS)]
         assert {each.key for each in examined if each.problem} == named
+
+    async def test_what_restores_measured_is_kept_newest_first_and_only_the_last_are_returned(
+        self, archive: Archiver
+    ) -> None:
+        assert await archive.measured("orders") == ()
+        await write(archive, plan())
+        assert await archive.measured("orders") == ()
+        for number in (2, 1, 4, 3):
+            await archive.remember(measured(number))
+        assert await self.again(archive).measured("orders") == tuple(map(measured, (4, 3, 2, 1)))
+        assert await archive.measured("orders", last=2) == tuple(map(measured, (4, 3)))
+        assert await archive.measured("order") == ()
+        assert await listed(archive) == [plan().id]
+
+    async def test_what_a_restore_measured_is_never_replaced(self, archive: Archiver) -> None:
+        await write(archive, plan())
+        await archive.remember(measured(1))
+        with pytest.raises(Conflict):
+            await archive.remember(evolve(measured(1), unpacked=7))
+        assert await archive.measured("orders") == (measured(1),)
 
     async def test_a_retired_backup_is_gone_and_the_others_are_not(self, archive: Archiver) -> None:
         kept, retired = await write(archive, plan(1)), await write(archive, plan(2))

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import ClassVar, Generic, TypeVar
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from resilience.archive import Archive
 from resilience.concurrency import closing
 from resilience.model.errors import Corrupt, DestinationNotEmpty
+from resilience.model.events import Event
 from resilience.model.ids import checked_name, new_id
 from resilience.model.manifests import Manifest
 from resilience.model.moments import utc_now
@@ -81,6 +84,15 @@ class RoundTripSuite(Generic[Live]):
         """Raise AssertionError unless the running server holds what the target holds."""
         raise NotImplementedError("override `check`")
 
+    @asynccontextmanager
+    async def archiving(self, target: BackupTarget, archive: Archive) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Archive the target's log while entered. What is yielded changes the target and waits until that is archived.
+
+        Override it unless the system has no log.
+        """
+        pytest.skip(f"{target.name} has no log for {archive}")
+        yield _nothing
+
     async def test_names_can_be_part_of_keys_and_systems_agree(
         self, target: BackupTarget, destination: RestoreDestination[Live]
     ) -> None:
@@ -119,6 +131,43 @@ class RoundTripSuite(Generic[Live]):
         for _ in range(2):
             async with destination.live() as live:
                 await self.check(target, live)
+
+    async def test_what_is_logged_after_a_backup_comes_back_unless_the_backup_alone_is_asked_for(
+        self, target: BackupTarget, destination: RestoreDestination[Live], archive: Archive
+    ) -> None:
+        async with self.archiving(target, archive) as change:
+            manifest = (await backup(target, archive)).manifest
+            await change()
+        assert manifest.kind in destination.replays
+        told: list[Event] = []
+        report = await restore(archive, target.name, into=destination, observer=told.append)
+        assert report.reached.position.offset > manifest.recovery_point.position.offset
+        assert report.replayed > 0
+        assert any(event.text.startswith("replayed to") for event in told)
+        assert told[-1].done == told[-1].total
+        async with destination.live() as live:
+            await self.check(target, live)
+        await destination.discard()
+        await restore(archive, target.name, into=destination, until=RecoveryTarget.backup(manifest.id))
+        async with destination.live() as live:
+            with pytest.raises(AssertionError):
+                await self.check(target, live)
+
+    async def test_a_damaged_log_is_refused_before_the_destination_could_start(
+        self, target: BackupTarget, destination: RestoreDestination[Live], archive: Archive
+    ) -> None:
+        async with self.archiving(target, archive) as change:
+            manifest = (await backup(target, archive)).manifest
+            await change()
+        keys = [info.key async for info in archive.store.list(f"{target.system}/{target.name}/")]
+        entries = [key for key in keys if key.split("/")[2] in ("log", "slices")]
+        assert entries
+        async with nothing_left_running(), changed(archive.store, entries[-1], flipped(-1)):
+            with pytest.raises(Corrupt, match=entries[-1]):
+                await restore(archive, target.name, into=destination)
+            assert not await self.startable(destination)
+        await destination.discard()
+        assert (await destination.survey([manifest])).empty
 
     @pytest.mark.parametrize("parts", [0, 1, None], ids=["before the first part", "in a part", "before finishing"])
     async def test_leaving_a_capture_early_aborts_it(self, target: BackupTarget, parts: int | None) -> None:
@@ -256,3 +305,7 @@ class RoundTripSuite(Generic[Live]):
     ) -> None:
         async with archive.open(manifest) as stored:
             await destination.apply(plan, chain=[stored])
+
+
+async def _nothing() -> None:
+    """Change nothing."""

@@ -20,10 +20,9 @@ from resilience.model.log import Branch, LogEntry
 from resilience.primitives import Archiver, Log, ObjectInfo
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing.faults import WatchedStore, change, flipped
-from resilience.testing.logs import (
+from resilience.testing.log_entries import (
     FIRST,
     LINEAGE,
-    LogSuite,
     covering,
     gap,
     numbers,
@@ -34,6 +33,7 @@ from resilience.testing.logs import (
     watermark,
     whole,
 )
+from resilience.testing.logs import LogSuite
 
 from .faults import small_archive
 
@@ -157,8 +157,16 @@ async def test_what_is_recorded_is_looked_for_behind_any_hole() -> None:
 async def test_objects_with_names_of_their_own_are_passed_over() -> None:
     store = MemoryStore()
     async with opened(small_archive(store), whole(1)) as log:
+        zeros = "0" * 16
+        stray = [
+            "note",
+            f"{zeros}-{zeros}.zst",
+            f"note/{zeros}-{zeros}.zst",
+            "00000000/note.zst",
+            f"{zeros}/{zeros}-1.zst",
+        ]
         for prefix in (layout.segments(*WHOSE, "1"), layout.slices(*WHOSE, "1"), layout.watermarks(*WHOSE, "1")):
-            for name in ("note", "00000000/note.zst", "0000000000000000/0000000000001000-1.zst"):
+            for name in stray:
                 await store.put(prefix + name, [b"not ours"])
         assert await covering(log) == numbers(whole(1))
         assert await covering(log, 1) == numbers(whole(1))

@@ -19,7 +19,7 @@ from resilience.primitives import ObjectInfo
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.faults import change, changed, flipped, gone, truncated
-from resilience.testing.logs import LINEAGE, SIZE, gap, opened, piece, plain, stretch, watermark, whole
+from resilience.testing.log_entries import LINEAGE, SIZE, gap, opened, piece, plain, stretch, watermark, whole
 from resilience.testing.stores import listed, read
 
 from .faults import small_archive

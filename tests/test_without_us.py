@@ -19,7 +19,7 @@ from resilience.postgres.lsn import parse_lsn, position
 from resilience.postgres.tools import Tools
 from resilience.postgres.wal_names import segment_name
 from resilience.stores import LocalStore
-from resilience.testing.logs import opened, piece, plain, whole
+from resilience.testing.log_entries import opened, piece, plain, whole
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 
 from .conftest import NewServer, missing

@@ -116,8 +116,8 @@ class Finder:
     async def _sliced(self, within: str) -> AsyncGenerator[Slice]:
         async with closing(self.store.list(self.slices + within)) as infos:
             async for info in infos:
-                if stretch := layout.stretch(info.key):
-                    yield Slice(*stretch, int(info.key.removeprefix(self.slices).partition("/")[0], 16))
+                if sliced := layout.sliced(info.key):
+                    yield Slice(*sliced)
 
     def _entry(self, begins: int, ends: int, segment: int | None = None) -> LogEntry:
         return LogEntry(

@@ -32,7 +32,9 @@ LARGEST_SEGMENT = 1 << 30
 _NEAR = 24
 _LAST = (1 << 64) - 1
 _FILE = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.(?:zst|json)")
+_OFFSET = re.compile("[0-9A-F]{16}")
+_STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.zst")
+_WATERMARK = re.compile(r"([0-9A-F]{16})-[0-9A-F]{16}\.json")
 _NO_SYSTEM = ("targets",)
 _NO_KIND = ("manifests", "runs", "restores", "history", "log", "slices", "watermarks", "gaps", "files")
 
@@ -174,15 +176,21 @@ def gap(begins: int, ends: int) -> str:
 
 
 def stretch(key: str) -> tuple[int, int] | None:
-    """Return where the entry or gap of a key begins and ends; None if nothing in a log has such a name."""
+    """Return where the entry of a key begins and ends; None if no entry has such a name."""
     match = _STRETCH.fullmatch(key.rpartition("/")[2])
     return (int(match[1], 16), int(match[2], 16)) if match else None
 
 
+def sliced(key: str) -> tuple[int, int, int] | None:
+    """Return where the slice of a key begins and ends, and its segment begins; None if no slice has such a name."""
+    numbers, segment = stretch(key), _OFFSET.fullmatch(key.split("/")[-2])
+    return (*numbers, int(segment[0], 16)) if numbers and segment else None
+
+
 def until(key: str) -> int | None:
     """Return where the watermark of a key ends; None if no watermark has such a name."""
-    numbers = stretch(key)
-    return _LAST - numbers[0] if numbers else None
+    match = _WATERMARK.fullmatch(key.rpartition("/")[2])
+    return _LAST - int(match[1], 16) if match else None
 
 
 def _findable(segment: int, begins: int, ends: int) -> int:

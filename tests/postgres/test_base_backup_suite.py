@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -12,10 +14,14 @@ from resilience import Archive
 from resilience.postgres import PostgresDataDirectory, PostgresTarget
 from resilience.postgres.client import Dsn
 from resilience.postgres.isolation import LiveServer
+from resilience.postgres.lsn import parse_lsn
+from resilience.postgres.wal_archiver import WalArchiver
 from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder, starts
 from resilience.testing.systems import RoundTripSuite
+
+from .wal import durable
 
 _CONTENT = "select count(*) || ' ' || sum(hashtext(suite::text)::numeric) from suite"
 _STATE = """
@@ -65,6 +71,21 @@ class TestPostgresDirectory(RoundTripSuite[LiveServer]):
         # PostgreSQL removes recovery.signal when it has reached the recovery point.
         data = directory(destination).path
         return (data / "global" / "pg_control").exists() and not (data / "recovery.signal").exists()
+
+    @asynccontextmanager
+    async def archiving(self, target: BackupTarget, archive: Archive) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        dsn = superuser(target)
+        wal = WalArchiver(target.name, dsn=dsn, archive=archive, slot="suite", interval=0.1)
+        try:
+            async with wal:
+
+                async def change() -> None:
+                    await value(dsn, "insert into suite values (0, 'changed')")
+                    await durable(wal, parse_lsn(str(await value(dsn, "select pg_current_wal_flush_lsn()::text"))))
+
+                yield change
+        finally:
+            await value(dsn, "select pg_drop_replication_slot(slot_name) from pg_replication_slots")
 
     async def check(self, target: BackupTarget, live: LiveServer) -> None:
         assert await value(live.dsn, _CONTENT) == await value(superuser(target), _CONTENT)

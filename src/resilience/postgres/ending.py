@@ -30,16 +30,18 @@ class Ending:
         """Return what belongs into postgresql.auto.conf; `asked` is the target that was met, if there was one."""
         if self.end == "promote":
             return {}
-        kept = {**UNSET, "restore_command": self.restore_command}
+        # PostgreSQL complains of a second target even where it is empty, so the one that counts comes last.
+        unset = {name: value for name, value in UNSET.items() if name not in asked}
         if self.end == "standby":
             return {
-                **kept,
+                **UNSET,
+                "restore_command": self.restore_command,
                 "recovery_target_timeline": "latest",
                 "primary_conninfo": conninfo.make_conninfo("", **self.primary.parameters) if self.primary else "",
                 "primary_slot_name": self.slot,
             }
         return {
-            **kept,
+            **unset,
             "restore_command": self.restore_command or NOTHING_MORE,
             "primary_conninfo": "",
             "hot_standby": "on",

@@ -71,10 +71,9 @@ class Replaying:
         self.told.advance(done - self._done, f"replayed to {point}{share}")
         self._done = done
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the first position was told."""
-        return 0.0 if self._began is None or not self.plan.replay else time.monotonic() - self._began
+    def seconds(self, ended: float) -> float:
+        """Return how long it replayed, from the first position that was told to a reading of time.monotonic()."""
+        return 0.0 if self._began is None or not self.plan.replay else ended - self._began
 
     def replayed(self, point: RecoveryPoint) -> int:
         """Return how many bytes of the log lie before a position."""

@@ -75,11 +75,11 @@ async def restore(
                 ]
                 applied = time.monotonic()
                 restored = await into.apply(plan, chain=chain, log=found.log, reached=replaying)
-                took = time.monotonic() - applied
+                ended = time.monotonic()
 
             prove(course, restored.reached)
         told.total = told.done
-    replay_seconds = replaying.seconds
+    replay_seconds = replaying.seconds(ended)
     report = RestoreReport(
         manifest=course.chain[-1],
         chain=plan.chain,
@@ -88,7 +88,7 @@ async def restore(
         reached=restored.reached,
         written=plan.written,
         replayed=replaying.replayed(restored.reached),
-        unpack_seconds=took - replay_seconds,
+        unpack_seconds=ended - applied - replay_seconds,
         replay_seconds=replay_seconds,
         seconds=time.monotonic() - began,
         findings=plan.findings + restored.findings,
@@ -140,6 +140,7 @@ async def _remember(
         replay_seconds=report.replay_seconds,
     )
     try:
-        await asyncio.wait_for(archive.remember(measured), RECORD_SECONDS)
+        async with asyncio.timeout(RECORD_SECONDS):
+            await archive.remember(measured)
     except (ResilienceError, OSError) as error:
         logging.getLogger("resilience").warning("what the restore measured was not kept in the archive: %s", error)

@@ -38,11 +38,13 @@ async def log_of(archive: Archive, manifest: Manifest) -> AsyncIterator[Log]:
         yield log
 
 
-async def archive_wal(server: TestServer, archive: Archive, manifest: Manifest) -> Position:
+async def archive_wal(
+    server: TestServer, archive: Archive, manifest: Manifest, *, database: str = "postgres"
+) -> Position:
     """Append all WAL that a server has flushed, the open segment as a slice; return where it ends."""
-    server.psql("checkpoint")
+    server.psql("checkpoint", database=database)
     now = utc_now()
-    timeline, lsn, size = server.psql(_WHERE).split("|")
+    timeline, lsn, size = server.psql(_WHERE, database=database).split("|")
     ends, segment_size = parse_lsn(lsn), int(size)
     files = sorted(path for path in (server.data / "pg_wal").iterdir() if path.is_file())
     async with log_of(archive, manifest) as log:

@@ -212,6 +212,14 @@ async def test_no_free_sender_is_found_before_a_backup_finds_it(new_server: NewS
     assert senders is not None and senders.severity == "blocker" and "1, of which 1 are taken" in senders.text
 
 
+async def test_a_server_that_nothing_can_be_taken_from_is_looked_at_all_the_same(new_server: NewServer) -> None:
+    server = new_server(16, settings={"wal_level": "minimal", "max_wal_senders": "0"})
+    diagnosis = await doctor(target(server))
+    blockers = [finding.subject for finding in diagnosis.findings if finding.severity == "blocker"]
+    assert blockers == ["wal_level", "max_wal_senders", "fsync", "WAL"]
+    assert value(diagnosis, "replication") == "refused"
+
+
 async def test_a_standby_is_looked_at_as_one(
     new_server: NewServer, standby_of: Callable[[TestServer], TestServer]
 ) -> None:
@@ -220,6 +228,11 @@ async def test_a_standby_is_looked_at_as_one(
     assert diagnosis.checkup.description.endswith("standby, timeline 1") and not diagnosis.checkup.writes
     told = about(diagnosis, "WAL")
     assert told is not None and told.severity == "note"
+    assert value(diagnosis, "standby").startswith("receiving")
+    standby.psql("select pg_wal_replay_pause()")
+    paused = about(await doctor(target(standby)), "standby")
+    assert paused is not None and paused.hint == "SELECT pg_wal_replay_resume();"
+    standby.psql("select pg_wal_replay_resume()")
     standby.psql("select pg_promote()")
     diagnosis = await doctor(target(standby))
     assert diagnosis.checkup.description.endswith("primary, timeline 2")
@@ -308,6 +321,19 @@ async def test_a_server_that_hangs_does_not_hang_the_doctor(
         await doctor(target(postgres16))
     sleeping = "select count(*) from pg_stat_activity where usename = 'backup'"
     await eventually(lambda: postgres16.psql(sleeping) == "0")
+
+
+async def test_a_doctor_who_is_called_off_leaves_nothing_behind(
+    postgres17: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vitals, "SAMPLE_SECONDS", 30.0)
+    connections = "select count(*) from pg_stat_activity where usename = 'backup'"
+    looking = asyncio.create_task(doctor(target(postgres17)))
+    await eventually(lambda: postgres17.psql(connections) != "0")
+    looking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await looking
+    await eventually(lambda: postgres17.psql(connections) == "0")
 
 
 async def test_a_password_and_a_command_never_show(new_server: NewServer) -> None:

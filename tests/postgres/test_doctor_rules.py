@@ -80,6 +80,8 @@ HEALTHY = Vitals(
     waiting=0,
 )
 
+STANDBY = evolve(HEALTHY, standby=True, receiving=True, replayed=HEALTHY.position)
+
 
 def checkup(vitals: Vitals, objective: Objective = POSTGRESQL) -> Checkup:
     return examined(vitals, objective, target="orders", dsn=DSN)
@@ -149,7 +151,8 @@ SETTINGS = [
         "SET wal_summary_keep_time = '2880min'",
     ),
     ({"password_encryption": "md5"}, "warning", "password_encryption", "md5", 'ALTER ROLE "backup" PASSWORD'),
-    ({"wal_keep_size": 0.0}, "note", "wal_keep_size", "at 1.0 MiB/s for 0 s", "SET wal_keep_size = '1GB'"),
+    ({"wal_keep_size": 60.0 * MIB}, "note", "wal_keep_size", "at 1.0 MiB/s for 1 min", "SET wal_keep_size = '1GB'"),
+    ({"wal_keep_size": 0.0}, "note", "wal_keep_size", "0: how far a reader", "SET wal_keep_size = '1GB'"),
     (
         {"max_slot_wal_keep_size": -1.0},
         "warning",
@@ -297,7 +300,8 @@ def test_a_slot_of_somebody_else_is_theirs_to_drop() -> None:
 
 
 def test_slots_of_running_backups_and_synchronized_ones_are_nobodys_fault() -> None:
-    slots = (OURS, Slot(name="a", temporary=True), Slot(name="b", synced=True, retained=GIB))
+    cdc = Slot(name="c", physical=False, active=True, retained=GIB)  # a subscriber decides itself how far it is
+    slots = (OURS, Slot(name="a", temporary=True), Slot(name="b", synced=True, retained=GIB), cdc)
     assert found(evolve(HEALTHY, slots=slots)) == []
 
 
@@ -325,7 +329,6 @@ def test_where_backups_alone_keep_to_the_rpo_nobody_has_to_archive() -> None:
 
 
 ARCHIVING = [
-    ({"archive_command": ""}, "blocker", "archive_command", "until the disk is full"),
     ({"archive_library": "basic_archive"}, "blocker", "archive_library", "the server then archives nothing"),
     ({"archive_timeout": 900.0}, "warning", "archive_timeout", "900 s + the upload (1 s at the least) = 901 s > 900 s"),
     ({"archive_timeout": 0.0}, "warning", "archive_timeout", "at 1.0 MiB/s a segment fills in 16 s"),
@@ -339,6 +342,13 @@ def test_an_archive_command_that_cannot_do_its_work_is_found(
     finding = only(archiving(**changed))
     assert (finding.severity, finding.subject) == (severity, subject)
     assert text in finding.text and "ALTER SYSTEM SET" in finding.hint
+
+
+def test_an_archive_command_that_is_empty_keeps_all_wal() -> None:
+    empty, unarchived = found(archiving(archive_command=""))
+    assert (empty.severity, empty.subject) == ("blocker", "archive_command")
+    assert "until the disk is full" in empty.text and "archive_mode = 'off'" in empty.hint
+    assert unarchived.subject == "WAL"
 
 
 def test_a_timeout_is_proposed_that_leaves_time_for_the_upload() -> None:
@@ -402,13 +412,27 @@ def test_an_archive_command_that_falls_behind_is_told(
 
 
 def test_a_standby_is_not_asked_to_archive() -> None:
-    standby = evolve(HEALTHY, standby=True, slots=(), senders=0)
+    standby = evolve(STANDBY, slots=(), senders=0)
     finding = only(standby)
     assert (finding.severity, finding.subject) == ("note", "WAL")
     assert checkup(standby).description == "PostgreSQL 17.11, standby, timeline 1"
-    on = evolve(archiving(), standby=True)
+    on = evolve(archiving(), standby=True, receiving=True)
     assert only(on).subject == "WAL"
-    assert found(evolve(archiving(archive_mode="always"), standby=True)) == []
+    assert found(evolve(archiving(archive_mode="always"), standby=True, receiving=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"receiving": False}, "not connected to its primary"),
+        ({"paused": True}, "its replay is paused"),
+        ({"position": HEALTHY.position + 2 * GIB}, "2.0 GiB of WAL that it has not replayed"),
+    ],
+)
+def test_a_standby_that_is_not_near_its_primary_is_told(changed: dict[str, Any], text: str) -> None:
+    assert found(STANDBY) == []
+    finding = only(evolve(STANDBY, **changed))
+    assert (finding.severity, finding.subject) == ("warning", "standby") and text in finding.text and finding.hint
 
 
 def test_a_server_that_writes_nothing_is_no_division_by_zero() -> None:

@@ -110,6 +110,10 @@ def _log(vitals: Vitals, objective: Objective, target: str) -> Iterator[Reading]
     yield Reading(name="WAL rate", value=f"{as_bytes(int(vitals.rate_now))}/s now{average}")
     unseen = vitals.folder is None
     yield Reading(name="pg_wal", value=as_bytes(vitals.folder), standing="unseen" if unseen else "good")
+    if vitals.standby:
+        late = max(0, vitals.position - vitals.replayed) if vitals.replayed is not None else None
+        value = f"{'receiving' if vitals.receiving else 'not connected'}, {as_bytes(late)} to replay"
+        yield Reading(name="standby", value=value, reference="receiving, nearly nothing")
     for each in vitals.slots:
         kind = "temporary" if each.temporary else ("active" if each.active else "idle")
         status = "" if each.status in (None, "reserved") else f", {each.status}"

@@ -36,9 +36,11 @@ def wal_findings(vitals: Vitals, objective: Objective, *, target: str) -> Iterat
         yield from _idle_limit(vitals, objective)
     if archives(vitals):
         yield from _archiving(vitals)
-        if not streams(vitals, slot):
-            yield from _timeout(vitals, objective)
+        if not (streams(vitals, slot) or discards(vitals)):
+            yield from _timeout(vitals, objective, target)
     yield from _kept(vitals)
+    if vitals.standby:
+        yield from _replica(vitals, objective)
 
 
 def streams(vitals: Vitals, slot: str) -> bool:
@@ -58,8 +60,9 @@ def archives(vitals: Vitals) -> bool:
 
 
 def discards(vitals: Vitals) -> bool:
-    """Whether archive_command claims success without doing anything."""
-    return not vitals.text("archive_library") and _TRUE.fullmatch(vitals.text("archive_command")) is not None
+    """Whether archive_command does nothing, be it empty or something like `true`."""
+    command = vitals.text("archive_command")
+    return not vitals.text("archive_library") and (not command.strip() or _TRUE.fullmatch(command) is not None)
 
 
 def program(vitals: Vitals) -> str:
@@ -123,7 +126,7 @@ def _archiving(vitals: Vitals) -> Iterator[Finding]:
         yield Finding(
             severity="warning",
             subject="archive_command",
-            text=f"{command.strip()!r} throws WAL away and calls it archived",
+            text=f"{command.split()[0]!r} throws WAL away and calls it archived",
             hint="set a command that archives, or: " + changed("archive_mode", "off", restart=True).replace("\n", "  "),
         )
     yield from _failing(vitals)
@@ -165,7 +168,7 @@ def _behind(vitals: Vitals) -> int | None:
     return max(0, vitals.position // size - last.begins // size - 1)
 
 
-def _timeout(vitals: Vitals, objective: Objective) -> Iterator[Finding]:
+def _timeout(vitals: Vitals, objective: Objective, target: str) -> Iterator[Finding]:
     """How long a commit waits until its segment is archived, against the RPO (R4)."""
     timeout, rpo = vitals.number("archive_timeout"), objective.rpo.total_seconds()
     if timeout == 0:
@@ -187,7 +190,8 @@ def _timeout(vitals: Vitals, objective: Objective) -> Iterator[Finding]:
             subject="archive_timeout",
             text=f"{timeout:.0f} s + the upload (1 s at the least) = {timeout + 1:.0f} s > {rpo:.0f} s of the RPO; "
             "streaming does not wait",
-            hint=changed("archive_timeout", _shorter(rpo)) + '\n-- or WalArchiver("…", dsn=dsn, archive=archive)',
+            hint=changed("archive_timeout", _shorter(rpo))
+            + f'\n-- or WalArchiver("{target}", dsn=dsn, archive=archive)',
         )
 
 
@@ -304,12 +308,38 @@ def _kept(vitals: Vitals) -> Iterator[Finding]:
     """How far a reader without a slot may fall behind."""
     kept, reference = vitals.number("wal_keep_size"), POSTGRESQL_SETTINGS["wal_keep_size"]
     if kept < GIB:
-        lasts = f", at {as_bytes(int(vitals.rate))}/s for {as_span(kept / vitals.rate)}" if vitals.rate else ""
+        lasts = f", at {as_bytes(int(vitals.rate))}/s for {as_span(kept / vitals.rate)}" if kept and vitals.rate else ""
         yield Finding(
             severity="note",
             subject="wal_keep_size",
             text=f"{vitals.text('wal_keep_size')}{lasts}: {reference.why}; readers with a slot do not need it",
             hint=changed("wal_keep_size", reference.value),
+        )
+
+
+def _replica(vitals: Vitals, objective: Objective) -> Iterator[Finding]:
+    """Is a standby near its primary: what it has not replayed, no backup taken from it has either (27.2)."""
+    if not vitals.receiving:
+        yield Finding(
+            severity="warning",
+            subject="standby",
+            text="it is not connected to its primary: it gets what restore_command brings, or nothing",
+            hint="check primary_conninfo and primary_slot_name; the server's log says why it does not connect",
+        )
+    if vitals.paused:
+        yield Finding(
+            severity="warning",
+            subject="standby",
+            text="its replay is paused: backups taken from it grow old",
+            hint="SELECT pg_wal_replay_resume();",
+        )
+    late = max(0, vitals.position - vitals.replayed) if vitals.replayed is not None else 0
+    if late > max(vitals.rate * objective.rpo.total_seconds(), vitals.number("wal_segment_size") * FALLEN_BEHIND):
+        yield Finding(
+            severity="warning",
+            subject="standby",
+            text=f"it has {as_bytes(late)} of WAL that it has not replayed: backups taken from it are that old",
+            hint="is its disk slower than its primary's, or does a long query hold the replay up?",
         )
 
 

@@ -23,7 +23,7 @@ from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 
-from . import doctor, server_manifest, survey
+from . import server_manifest, survey
 from .base_backup import BaseBackup, Begin, Parent
 from .client import Dsn, parse_dsn, replication
 
@@ -55,7 +55,9 @@ class PostgresTarget:
 
     async def diagnose(self, objective: Objective) -> Checkup:
         """Examine the server against the reference and an objective; see `doctor()`. Writes nothing."""
-        return await doctor.diagnose(self.dsn, objective, target=self.name, clock=self.clock)
+        from .doctor import diagnose  # a backup does not wait for what examines
+
+        return await diagnose(self.dsn, objective, target=self.name, clock=self.clock)
 
     @asynccontextmanager
     async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[BaseCapture]:

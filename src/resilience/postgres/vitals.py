@@ -62,7 +62,9 @@ select current_setting('server_version') as version,
        pg_has_role(current_user, 'pg_monitor', 'usage') as monitor,
        host(inet_client_addr()) as client,
        (select version from pg_stat_ssl where pid = pg_backend_pid() and ssl) as tls,
-       (select count(*)::int from pg_stat_get_wal_senders()) as senders
+       (select count(*)::int from pg_stat_get_wal_senders()) as senders,
+       exists (select from pg_stat_wal_receiver) as receiving,
+       case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end as paused
 from pg_roles r
 where r.rolname = current_user
 """
@@ -175,6 +177,8 @@ class Vitals:
     authenticated: str | None = None
     refused: str = ""
     senders: int = 0
+    receiving: bool = False
+    paused: bool = False
     names: Mapping[int, str] | None = None
     slots: tuple[Slot, ...] = ()
     archiver: Archived = field(factory=Archived)
@@ -228,7 +232,8 @@ async def _look(dsn: Dsn, clock: Callable[[], datetime]) -> Vitals:
         folder = await _allowed(connection, WAL_FOLDER)
         waits = await _allowed(connection, WAITING)
         authenticated = await _authenticated(connection, server["major"])
-        (timeline, refused), _ = await asyncio.gather(_tried(dsn), asyncio.sleep(SAMPLE_SECONDS))
+        timeline, refused = await _tried(dsn)
+        await asyncio.sleep(SAMPLE_SECONDS)
         second = dict(await connection.fetchrow(POSITION) or {})
     server["timeline"] = timeline or server["timeline"]
     seconds = (second["now"] - first["now"]).total_seconds()

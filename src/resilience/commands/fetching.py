@@ -10,7 +10,7 @@ from contextlib import suppress
 from attrs import define, field
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-from resilience.concurrency import stop_tasks
+from resilience.concurrency import in_thread, stop_tasks
 from resilience.model.errors import ResilienceError, Unavailable
 from resilience.postgres.spool import ABSENT, UNKNOWN, Answer
 from resilience.postgres.wal_names import WalName, segment_name
@@ -20,7 +20,10 @@ from .opened import Opened
 AT_ONCE = 2
 LOOK_SECONDS = 0.01
 REST_SECONDS = 0.5
+ENOUGH = 3
+ENOUGH_SECONDS = 0.2
 _ASKED = ".asked"
+_LENGTH = 24
 _logger = logging.getLogger(__name__)
 
 
@@ -61,19 +64,36 @@ class Prefetcher:
     _fetching: dict[str, asyncio.Task[bool]] = field(factory=dict, init=False)
     _ended: bool = field(default=True, init=False)
     _wake: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _more: asyncio.Event = field(factory=asyncio.Event, init=False)
 
     async def answer(self, name: str) -> Answer:
         """Answer one who asks for a file; see `fetch`."""
         self._note()
         if (ahead := self._fetching.get(name)) is not None:
             await asyncio.wait([ahead])
-        if name in self._here and name in await self.opened.spool.names():
-            answer = Answer(0)
-        else:
-            answer = await fetch(self.opened, name)
+        taken = name in self._here and await in_thread(self._take, name)
+        answer = Answer(0, name + _ASKED) if taken else await fetch(self.opened, name)
         if answer.status == 0:
             self.begin(name)
+            await self._get_ahead()
         return answer
+
+    async def _get_ahead(self) -> None:
+        """Wait for a few more: PostgreSQL takes those by itself, which costs less than asking for every one."""
+        enough = min(ENOUGH, len(self._window()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENOUGH_SECONDS):
+                while not self._ended and len(self._here) < enough:
+                    self._more.clear()
+                    await self._more.wait()
+
+    def _take(self, name: str) -> bool:
+        """Put a segment aside for the one who asks, where it is not dropped; False if PostgreSQL has taken it."""
+        here = self.opened.spool.folder / name
+        with suppress(FileNotFoundError):
+            here.rename(here.with_name(name + _ASKED))
+            return True
+        return False
 
     def begin(self, name: str) -> None:
         """Fetch what comes behind a segment."""
@@ -85,7 +105,7 @@ class Prefetcher:
 
     async def run(self) -> None:
         """Fetch ahead until cancelled; then the spool is emptied of what was not taken."""
-        await self._drop(await self._found())
+        await self._empty()
         try:
             while True:
                 await self._look()
@@ -95,7 +115,11 @@ class Prefetcher:
                 self._wake.clear()
         finally:
             await stop_tasks(list(self._fetching.values()))
-            await self._drop(await self._found())
+            await self._empty()
+
+    async def _empty(self) -> None:
+        names = await self.opened.spool.names()
+        await self._drop({name for name in names if len(name.removesuffix(_ASKED)) == _LENGTH})
 
     async def _look(self) -> None:
         """Drop what will not be asked for, and begin to fetch what is missing."""
@@ -130,6 +154,7 @@ class Prefetcher:
         finally:
             del self._fetching[name]
             self._wake.set()
+            self._more.set()
 
     def _window(self) -> list[str]:
         if self._last is None or self._last.begins is None:
@@ -141,8 +166,7 @@ class Prefetcher:
 
     async def _found(self) -> set[str]:
         """Return the segments that are in the spool, also those an earlier process left."""
-        names = await self.opened.spool.names()
-        return {name for name in names if len(name) == 24}
+        return {name for name in await self.opened.spool.names() if len(name) == _LENGTH}
 
     async def _drop(self, names: set[str]) -> None:
         self._here -= names

@@ -117,7 +117,7 @@ class Pusher:
     progress: Progress = field(init=False)
     _branches: set[int] = field(factory=set, init=False)
     _allowed: bool = field(default=False, init=False)
-    _allowing: asyncio.Lock = field(factory=asyncio.Lock, init=False)
+    _order: asyncio.Lock = field(factory=asyncio.Lock, init=False)
     _begun: bool = field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -148,21 +148,21 @@ class Pusher:
             name = WalName.parse(path.name, segment_size=self.control.segment_size)
         except ValueError as error:
             raise self._refused(path, str(error)) from error
-        try:
-            file = await in_thread(WalFile.read, path)
-        except OSError as error:
-            raise StorageFailed(f"it cannot be read: {error.strerror}", operation="push", subject=str(path)) from error
-        await self._allow()
-        if name.begins is not None:
-            await self._segment(name.timeline, name.begins, file)
+        async with self._order:
+            await self._allow()
+            file = await _read(path)
+            entry = None if name.begins is None else await self._begin(name.timeline, name.begins, file)
+        if entry is not None:
+            await self._append(entry, file)
         elif name.kind == "history":
             await self.log.record(parse_history(name.timeline, _decoded(file.data, path)))
         else:
             await self.log.keep(name.text, file.data)
         return file
 
-    async def _segment(self, timeline: int, begins: int, file: WalFile) -> None:
-        self._check(read_header(file.data), timeline, begins, file)
+    async def _begin(self, timeline: int, begins: int, file: WalFile) -> LogEntry:
+        """Check a segment; one after the other, so that where a log begins is where its first segment does."""
+        self._check(_header(file), timeline, begins, file)
         await self._branch(timeline)
         entry = LogEntry(
             begins=position(timeline, begins),
@@ -171,6 +171,9 @@ class Pusher:
             complete_at=await in_thread(self._complete_at, timeline, file),
         )
         await self.progress.begin(entry)
+        return entry
+
+    async def _append(self, entry: LogEntry, file: WalFile) -> None:
         await self.log.append(entry, [file.data])
         await self.progress.appended(entry)
         if not self._begun:
@@ -178,10 +181,9 @@ class Pusher:
             self._begun = True
 
     async def _allow(self) -> None:
-        async with self._allowing:
-            if not self._allowed:
-                await self.opened.may_write()
-                self._allowed = True
+        if not self._allowed:
+            await self.opened.may_write()
+            self._allowed = True
 
     def _check(self, header: SegmentHeader, timeline: int, begins: int, file: WalFile) -> None:
         if header.lineage != self.control.lineage:
@@ -228,6 +230,20 @@ class Pusher:
 
     def _refused(self, path: Path, what: str) -> Refused:
         return Refused(what, operation="push", subject=str(path))
+
+
+def _header(file: WalFile) -> SegmentHeader:
+    try:
+        return read_header(file.data)
+    except Corrupt as error:
+        raise Corrupt(error.what, operation="push", subject=str(file.path)) from error
+
+
+async def _read(path: Path) -> WalFile:
+    try:
+        return await in_thread(WalFile.read, path)
+    except OSError as error:
+        raise StorageFailed(f"it cannot be read: {error.strerror}", operation="push", subject=str(path)) from error
 
 
 def _text(path: Path) -> str | None:

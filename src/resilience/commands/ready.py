@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from .pushing import Pusher, WalFile, identity
 AT_ONCE = 3
 BYTES_AT_ONCE = 256 << 20
 LOOK_SECONDS = 1.0
+LOOK_AT_MOST_EVERY_SECONDS = 0.2
+ENOUGH_SECONDS = 0.05
 AFTER_FAILURE_SECONDS = 5.0
 MARK = ".ok"
 REFUSED = 1
@@ -40,6 +44,8 @@ class Ready:
     _pushing: dict[str, asyncio.Task[None]] = field(factory=dict, init=False)
     _done: dict[str, tuple[int, int, int]] = field(factory=dict, init=False)
     _wake: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _queue: deque[str] = field(factory=deque, init=False)
+    _looked: float = field(default=0.0, init=False)
     _not_before: float = field(default=0.0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -59,6 +65,8 @@ class Ready:
         except ResilienceError as error:
             _logger.warning("%s", error)
             return Answer(REFUSED, str(error))
+        if others := set(self._pushing.values()):  # PostgreSQL sees by itself that they are done; asking costs more
+            await asyncio.wait(others, timeout=ENOUGH_SECONDS)
         return Answer(0)
 
     async def run(self) -> None:
@@ -76,21 +84,24 @@ class Ready:
                 await self.pusher.progress.record()
 
     async def _look(self) -> None:
-        ready = await in_thread(self._ready)
+        at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // self.opened.control.segment_size))
+        if len(self._queue) < at_once or _now() - self._looked > LOOK_AT_MOST_EVERY_SECONDS:
+            await self._scan()
+        if self._queue:
+            self.active = _now()
+        while self._queue and len(self._pushing) < at_once and _now() >= self._not_before:
+            name = self._queue.popleft()
+            if name not in self._done:
+                self._begin(name)
+
+    async def _scan(self) -> None:
+        """See what is to be done, and forget what was: of a long queue that takes a while."""
+        ready, self._looked = await in_thread(self._ready), _now()
+        self._queue = deque(name for name in ready if name not in self._done and name not in self._pushing)
         if gone := set(self._done) - set(ready):
             await in_thread(self._unmark, gone)
             for name in gone:
                 del self._done[name]
-        if set(ready) - set(self._done):
-            self.active = _now()
-        if _now() < self._not_before:
-            return
-        at_once = max(1, min(AT_ONCE, BYTES_AT_ONCE // self.opened.control.segment_size))
-        for name in ready:
-            if len(self._pushing) >= at_once:
-                return
-            if name not in self._done and name not in self._pushing:
-                self._begin(name)
 
     def _begin(self, name: str) -> asyncio.Task[None]:
         if name not in self._pushing:
@@ -114,7 +125,8 @@ class Ready:
     def _ready(self) -> list[str]:
         """Return what PostgreSQL wants archived, in the order in which it will ask: histories first."""
         with suppress(FileNotFoundError):
-            names = [ready.stem for ready in (self.pusher.data / "pg_wal/archive_status").glob("*" + _READY)]
+            with os.scandir(self.pusher.data / "pg_wal/archive_status") as entries:
+                names = [entry.name.removesuffix(_READY) for entry in entries if entry.name.endswith(_READY)]
             return sorted(names, key=lambda name: (not name.endswith(".history"), name))
         return []
 

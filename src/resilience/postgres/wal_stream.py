@@ -25,7 +25,7 @@ from .wal_messages import Data, Keepalive, Proof, Prover, parse, status
 from .wal_names import SEGMENT_SIZES
 
 BATCH = 1 << 20
-STATUS_SECONDS = 3.0
+STATUS_SECONDS = 1.0
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _GONE = "58P01"
 

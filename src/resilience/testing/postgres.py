@@ -202,7 +202,9 @@ def starts(data: Path, bin_dir: Path) -> bool:
         f"-c listen_addresses='' -c unix_socket_directories='{data.parent}'",
     )
     command = ("pg_ctl", "-D", str(data), "-w", "-t", "10", "-l", log, "-o", quietly, "start")
-    started = tried.run(*command, check=False).returncode == 0
+    tried.run(*command, check=False)
+    # Where a server was once shut down in recovery, 18's pg_ctl takes one that dies at once for one that did so again.
+    started = tried.run("pg_ctl", "-D", str(data), "status", check=False).returncode == 0
     if started:
         tried.run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
     return started

@@ -11,7 +11,7 @@ from resilience.model.objectives import Objective
 from resilience.model.show import as_bytes, as_span
 from resilience.reference import POSTGRESQL_SETTINGS
 
-from .doctor_server import changed
+from .doctor_server import changed, only_full
 from .vitals import Slot, Vitals
 from .wal_names import WalName
 
@@ -89,7 +89,8 @@ def unarchived(vitals: Vitals, objective: Objective, *, target: str) -> Finding 
             hint="await doctor(PostgresTarget(…, dsn=…))   # of the primary",
         )
     others = ", ".join(each.name for each in vitals.slots if each.physical and each.active)
-    up_to = f", up to {as_span(objective.every)}" if objective.every is not None else ""
+    every = (objective.full_every or objective.every) if only_full(vitals) else objective.every
+    up_to = f", up to {as_span(every)}" if every is not None else ""
     return Finding(
         severity="warning" if others else "blocker",
         subject="WAL",

@@ -71,6 +71,16 @@ async def test_a_datetime_is_a_target_and_what_is_neither_is_refused() -> None:
         await restore(history.archive, "orders", into=into, until="yesterday")  # type: ignore[arg-type]
 
 
+async def test_a_moment_at_which_nothing_was_written_any_more_comes_back_too() -> None:
+    history = await usual()
+    async with history.log() as log:
+        (last,) = (await log.survey()).watermarks
+        await log.record(evolve(last, complete_at=at(60)))
+    assert await restored(history, Until.time(at(60))) == b"20"
+    with pytest.raises(NotRecoverable, match=f"complete until {said(60)}"):
+        await restored(history, Until.time(at(61)))
+
+
 async def test_a_position_and_a_name_come_back_as_they_were() -> None:
     history = History()
     await history.write(0)

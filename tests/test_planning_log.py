@@ -7,7 +7,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilience.model.log import Branch
+from resilience.model.log import Branch, Watermark
 from resilience.planning.log import Leg, Step, clock_jumps, heads_wanted, leg_of, runs, with_heads
 
 from .plans import at, entries, entry, fork, gap, place, view
@@ -149,6 +149,15 @@ def test_what_a_head_says_takes_the_place_of_what_the_name_said() -> None:
     (run,) = with_heads(log, {unknown[1]: said}).of("1")
     assert (run.complete_at(), run.latest, run.ends.text) == (at(8), at(7), "0/00000008")
     assert log.of("1")[0].complete_at() is None
+
+
+def test_of_an_idle_server_the_watermark_knows_that_the_log_is_still_complete() -> None:
+    log = view({"1": entries(0, 4, 8)})
+    for ends, complete, expected in [(8, 60, 60), (8, 5, 8), (4, 60, 8), (8, None, 8)]:
+        mark = Watermark(begins=place(0), ends=place(ends), complete_at=None if complete is None else at(complete))
+        marked = with_heads(evolve(log, facts=evolve(log.facts, watermarks=(mark,))), {})
+        assert marked.of("1")[0].complete_at() == at(expected)
+        assert marked.of("1")[0].latest == at(8)
 
 
 def test_a_clock_that_goes_back_is_noticed() -> None:

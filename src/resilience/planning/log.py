@@ -6,7 +6,7 @@ what is covered on a path of branches is what any of them has of it, each up to 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -35,9 +35,9 @@ class Run(Stretch):
                 return entry.complete_at
         return None
 
-    def described(self, heads: Mapping[LogEntry, LogEntry]) -> Run:
-        """Return it with what the heads of some entries say; where it begins and ends is told as they tell it."""
-        entries = tuple(heads.get(entry, entry) for entry in self.entries)
+    def described(self, told: Callable[[LogEntry], LogEntry]) -> Run:
+        """Return it with what is `told` of its entries; where it begins and ends is written as they write it."""
+        entries = tuple(map(told, self.entries))
         first, last = entries[0].begins, entries[-1].ends
         return Run(
             begins=first if first.offset == self.begins.offset else self.begins,
@@ -207,8 +207,18 @@ def heads_wanted(view: LogView) -> list[LogEntry]:
 
 
 def with_heads(view: LogView, heads: Mapping[LogEntry, LogEntry]) -> LogView:
-    """Return the view with what the heads of some entries say."""
-    return evolve(view, runs={name: tuple(run.described(heads) for run in found) for name, found in view.runs.items()})
+    """Return the view with what the heads of some entries say, and what the watermarks say of where entries end.
+
+    While a server is idle nothing is appended: only the watermark says that it is still complete.
+    """
+    complete = {(each.branch, each.ends.offset): each.complete_at for each in view.facts.watermarks}
+
+    def told(entry: LogEntry) -> LogEntry:
+        head = heads.get(entry, entry)
+        known, later = head.complete_at, complete.get((head.branch, head.ends.offset))
+        return head if later is None or (known is not None and known >= later) else evolve(head, complete_at=later)
+
+    return evolve(view, runs={name: tuple(run.described(told) for run in found) for name, found in view.runs.items()})
 
 
 def clock_jumps(entries: Sequence[LogEntry]) -> bool:

@@ -96,7 +96,7 @@ class Commands:
         with suppress(FileNotFoundError, ValueError):
             pid = int((self.spool / LOCK).read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"resilience.commands.wal" in words and os.fsencode(self.config) in words:
+            if b"resilience.commands.wal" in words and b"serve" in words and os.fsencode(self.config) in words:
                 return pid
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -257,6 +258,40 @@ def test_an_archive_that_was_emptied_or_not_mounted_is_not_written_to(commands: 
     pushed = commands.run("push", f"pg_wal/{second}")
     assert pushed.returncode == 1 and "see whether it is mounted" in pushed.stderr
     assert not list(commands.archive.rglob("*"))
+
+
+def test_an_archive_that_is_taken_away_from_a_resident_is_not_written_elsewhere(commands: Commands) -> None:
+    first, *_ = segments(commands)
+    assert commands.push(f"pg_wal/{first}").returncode == 0
+    until(commands.resident)
+    away = commands.archive.with_name("away")
+    commands.archive.rename(away)
+    owned_folder(commands.archive)
+    late = segments(commands)[-1]
+    for mark in commands.spool.glob("*.ok"):
+        mark.unlink()
+    os.utime(commands.wal / late)
+    pushed = commands.push(f"pg_wal/{late}")
+    assert pushed.returncode == 1
+    assert "no longer there" in pushed.stderr or "although it was archived there before" in pushed.stderr
+    assert not list(commands.archive.rglob("*.zst"))
+    commands.archive.rmdir()
+    away.rename(commands.archive)
+    until(lambda: commands.push(f"pg_wal/{late}").returncode == 0)
+
+
+def test_a_mark_is_good_for_the_very_file_only(commands: Commands, tmp_owned: Path) -> None:
+    first, second, *_ = segments(commands)
+    assert commands.push(f"pg_wal/{first}").returncode == 0
+    until(lambda: (commands.spool / f"{second}.at").exists())
+    commands.end()
+    line = commands.archive_command
+    commands.config.unlink()  # from here on only a mark can help
+    assert commands.shell(line, f=second, p=f"pg_wal/{second}").returncode == 0
+    other = altered(commands, second, tmp_owned, at=5000, into=b"other")
+    assert commands.shell(line, f=second, p=str(other)).returncode == 1
+    os.utime(commands.wal / second)  # written to again
+    assert commands.shell(line, f=second, p=f"pg_wal/{second}").returncode == 1
 
 
 def test_two_residents_at_once_are_one(commands: Commands) -> None:

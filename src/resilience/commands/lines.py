@@ -10,7 +10,7 @@ from resilience.postgres import ask
 from resilience.postgres.spool import config_line, fetching, quoted
 
 from .config import WalConfig, load
-from .ready import MARK
+from .ready import SAME, SINCE
 from .resident import MODULE
 
 PUSH_SECONDS = 300.0
@@ -40,7 +40,7 @@ def archiving(config: WalConfig, *, python: str | None = None) -> str:
     program, folder = python or sys.executable, quoted(str(config.folder))
     asking = " ".join(map(quoted, [program, "-I", "-S", str(Path(ask.__file__)), str(config.folder)]))
     return (
-        f'[ {folder}/%f{MARK} -ef "%p" ] || '
+        f'[ {folder}/%f{SAME} -ef "%p" ] && [ {folder}/%f{SINCE} -nt "%p" ] || '
         f'exec {asking} {PUSH_SECONDS:g} push "%p" {" ".join(map(quoted, _full(config, program, "push")))} "%p"'
     )
 

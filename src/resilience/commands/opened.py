@@ -18,6 +18,7 @@ from resilience.primitives import Archiver, Log
 from .config import WalConfig
 
 SYSTEM = "postgresql"
+_MOUNTED = "see whether it is mounted"
 
 
 @frozen(kw_only=True)
@@ -29,6 +30,19 @@ class Opened:
     archiver: Archiver
     log: Log
     spool: Spool
+    folder: tuple[int, int] | None
+
+    def still_there(self) -> None:
+        """Raise StorageFailed if the archive's folder is not the one it was: what is written now is not in the archive."""
+        if self.moved:
+            where = str(self.config.directory)
+            raise StorageFailed("the archive is no longer there", operation="push", subject=where, hint=_MOUNTED)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the archive's folder is another than when it was opened, or none: it was moved or unmounted."""
+        directory = self.config.directory
+        return directory is not None and folder_identity(directory) != self.folder
 
     @property
     def source(self) -> WalSource:
@@ -87,8 +101,18 @@ async def opened(config: WalConfig) -> AsyncIterator[Opened]:
         )
     archiver, spool = config.archiver(), Spool(config.folder)
     await spool.prepare()
+    folder = None if config.directory is None else folder_identity(config.directory)
     async with archiver.log(config.target, system=SYSTEM, lineage=control.lineage) as log:
-        yield Opened(config=config, control=control, archiver=archiver, log=log, spool=spool)
+        yield Opened(config=config, control=control, archiver=archiver, log=log, spool=spool, folder=folder)
+
+
+def folder_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a folder from another of the same name, mounted there or not; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _control(config: WalConfig) -> Control:

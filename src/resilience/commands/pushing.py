@@ -148,6 +148,7 @@ class Pusher:
             name = WalName.parse(path.name, segment_size=self.control.segment_size)
         except ValueError as error:
             raise self._refused(path, str(error)) from error
+        self.opened.still_there()
         async with self._order:
             await self._allow()
             file = await _read(path)
@@ -158,6 +159,7 @@ class Pusher:
             await self.log.record(parse_history(name.timeline, _decoded(file.data, path)))
         else:
             await self.log.keep(name.text, file.data)
+        self.opened.still_there()
         return file
 
     async def _begin(self, timeline: int, begins: int, file: WalFile) -> LogEntry:

@@ -24,7 +24,7 @@ LOOK_SECONDS = 1.0
 LOOK_AT_MOST_EVERY_SECONDS = 0.2
 ENOUGH_SECONDS = 0.05
 AFTER_FAILURE_SECONDS = 5.0
-MARK = ".ok"
+SAME, SINCE = ".ok", ".at"
 REFUSED = 1
 _READY = ".ready"
 _logger = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ _logger = logging.getLogger(__name__)
 class Ready:
     """Pushes several files at once, in PostgreSQL's order, and marks in the spool those that are durable.
 
-    A mark is a hard link to the very file that was pushed: a file of the same name with other content has no mark, so
-    the shell can tell by itself. `active` is when there was work last.
+    The shell can tell from the marks by itself: one is a hard link to the very file that was pushed, the other is
+    younger than the last write to it. Another file of that name has none. `active` is when there was work last.
     """
 
     opened: Opened
@@ -131,19 +131,21 @@ class Ready:
         return []
 
     def _mark(self, file: WalFile) -> None:
-        """Leave a mark for a file; if there can be none, the shell asks us every time."""
-        mark = self.opened.spool.folder / (file.path.name + MARK)
+        """Leave the marks of a file; if there can be none, the shell asks us every time."""
+        same, since = (self.opened.spool.folder / (file.path.name + suffix) for suffix in (SAME, SINCE))
         with suppress(OSError):
-            mark.unlink(missing_ok=True)
-            mark.hardlink_to(file.path)
-            if identity(mark.stat()) != file.identity:
-                mark.unlink()
+            same.unlink(missing_ok=True)
+            same.hardlink_to(file.path)
+            if identity(same.stat()) == file.identity:
+                since.touch()
+            else:
+                same.unlink()
 
     def _unmark(self, names: set[str] | None) -> None:
         """Remove the marks of files that need none any more; None: all, also those an earlier process left."""
         with suppress(FileNotFoundError):
-            for mark in self.opened.spool.folder.glob("*" + MARK):
-                if names is None or mark.name.removesuffix(MARK) in names:
+            for mark in self.opened.spool.folder.iterdir():
+                if mark.suffix in (SAME, SINCE) and (names is None or mark.stem in names):
                     mark.unlink(missing_ok=True)
 
     def _note(self) -> None:

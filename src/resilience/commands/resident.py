@@ -1,8 +1,8 @@
 """The process that stays: it archives ahead, fetches ahead, and answers PostgreSQL's commands over the spool's socket.
 
 One a spool: it holds a lock (flock(2)), which the kernel gives back however it dies. It leaves when there was nothing
-to do for a while, when its configuration changes, and when the spool is taken away from it; the next command that finds
-nobody does the work itself and leaves a new one behind.
+to do for a while, when its configuration changes, and when the spool or the archive is taken away from it; the next
+command that finds nobody does the work itself and leaves a new one behind.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from resilience.postgres.spool import UNKNOWN, Answer, Request
 
 from .config import WalConfig, stamp
 from .fetching import Prefetcher
-from .opened import opened
+from .opened import Opened, opened
 from .ready import Ready
 
 LOCK = ".lock"
@@ -43,6 +43,8 @@ async def serve(config: WalConfig, *, after: str = "") -> bool:
         with locked(found.spool.folder) as lock:
             if lock is None:
                 return False
+            os.truncate(lock, 0)
+            os.write(lock, f"{os.getpid()}\n".encode())
             prefetcher, ready = Prefetcher(found), Ready(found)
             if after:
                 prefetcher.begin(after)
@@ -58,22 +60,22 @@ async def serve(config: WalConfig, *, after: str = "") -> bool:
                 _logger.info("serving %s", found.spool.folder)
                 working = [asyncio.create_task(work) for work in (prefetcher.run(), ready.run(), _asked_to_leave())]
                 try:
-                    await _until_idle(found.config, lock, prefetcher, ready, working)
+                    await _until_idle(found, lock, prefetcher, ready, working)
                 finally:
                     await stop_tasks(working)
         return True
 
 
 async def _until_idle(
-    config: WalConfig, lock: int, prefetcher: Prefetcher, ready: Ready, working: list[asyncio.Task[None]]
+    found: Opened, lock: int, prefetcher: Prefetcher, ready: Ready, working: list[asyncio.Task[None]]
 ) -> None:
-    loop = asyncio.get_running_loop()
+    loop, config = asyncio.get_running_loop(), found.config
     while loop.time() - max(prefetcher.active, ready.active) < config.idle:
         done, _ = await asyncio.wait(working, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
             return
-        if not _unchanged(config) or not _ours(config.folder / LOCK, lock):
+        if found.moved or not _unchanged(config) or not _ours(config.folder / LOCK, lock):
             return
 
 
@@ -89,14 +91,17 @@ def locked(folder: Path) -> Iterator[int | None]:
     """Hold a spool's lock, and yield its handle; None if another process does."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
-        yield handle
-    except BlockingIOError:
-        yield None
+        yield handle if _lock(handle) else None
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def leave_behind(config: WalConfig, *, after: str = "") -> None:

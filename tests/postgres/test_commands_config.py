@@ -1,0 +1,110 @@
+"""The commands' configuration: refused in one sentence, unless it can be relied on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from resilience import Archive
+from resilience.commands import archive_command, restore_command
+from resilience.commands.config import load
+from resilience.commands.wal import main
+from resilience.model.errors import Corrupt, Refused, Unsupported
+from resilience.postgres.wal_header import read_control, read_header
+from resilience.stores import LocalStore
+from resilience.testing.postgres import TestServer
+
+
+def written(folder: Path, text: str, *, mode: int = 0o644) -> Path:
+    path = folder / "wal.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("target = ", "it is no TOML"),
+        ('target = "orders"', "either directory or archive"),
+        ('directory = "/backups"', "it has to name target"),
+        ('target = "orders"\ndirectory = "/b"\narchive = "a:b"', "either directory or archive"),
+        ('target = "orders"\ndirectory = "/b"\npassword = "x"', "nothing is called password"),
+        ('target = "Orders!"\ndirectory = "/b"', "is no name"),
+        ('target = "orders"\ndirectory = "backups"', "has to be a full path"),
+        ('target = "orders"\ndirectory = "/b"\nidle = "long"', "idle"),
+        ('target = "orders"\ndirectory = "/b"\nahead = -1', "ahead"),
+        ('target = 7\ndirectory = "/b"', "target"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(Refused, match=says) as refused:
+        load(path)
+    assert str(refused.value).startswith(f"read {path}: ") and "\n" not in str(refused.value)
+
+
+def test_a_file_that_anybody_may_write_to_names_no_code_to_run(tmp_path: Path) -> None:
+    path = written(tmp_path, 'target = "orders"\ndirectory = "/b"', mode=0o666)
+    with pytest.raises(Refused, match="others than its owner may write"):
+        load(path)
+    with pytest.raises(Refused, match="it cannot be read: No such file"):
+        load(tmp_path / "gone.toml")
+
+
+def test_an_archive_is_a_folder_or_what_a_function_returns(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/backups"')
+    assert load(path).archiver() == Archive(LocalStore(tmp_path / "backups"))
+    path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/gone"')
+    with pytest.raises(Refused, match="is no folder"):
+        load(path).archiver()
+    (tmp_path / "where_backups_are.py").write_text(
+        "from resilience import Archive\nfrom resilience.stores import LocalStore\n"
+        "def archive(): return Archive(LocalStore('/elsewhere'))\n"
+    )
+    path = written(tmp_path, 'target = "orders"\narchive = "where_backups_are:archive"')
+    before = list(sys.path)
+    try:
+        assert load(path).archiver() == Archive(LocalStore("/elsewhere"))
+    finally:
+        sys.path[:] = before
+    for wrong in ("where_backups_are:gone", "nowhere:archive", "archive", ""):
+        path = written(tmp_path, f'target = "orders"\narchive = "{wrong}"')
+        with pytest.raises(Refused, match="cannot be had"):
+            load(path).archiver()
+
+
+def test_without_a_cluster_it_is_said_which_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path, 'target = "orders"\ndirectory = "/b"')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match=f"look into {tmp_path}: there is no PostgreSQL cluster"):
+        load(path).located()
+
+
+def test_the_lines_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, 'target = "orders"\ndirectory = "/b"')
+    assert main([str(path), "lines"]) == 0
+    assert capsys.readouterr().out == f"{archive_command(path)}\n{restore_command(path)}\n"
+    assert main([str(path), "dance"]) > 125
+    assert main([str(path), "push"]) > 125
+
+
+def test_a_cluster_and_its_wal_say_who_they_are(every_postgres: TestServer) -> None:
+    control = read_control((every_postgres.data / "global/pg_control").read_bytes())
+    assert control.lineage == every_postgres.psql("select system_identifier from pg_control_system()")
+    assert control.segment_size == 16 << 20 and control.timeline == 1 and not control.in_recovery
+    name = every_postgres.psql("select pg_walfile_name(pg_current_wal_lsn())")
+    header = read_header((every_postgres.data / "pg_wal" / name).read_bytes())
+    assert header.lineage == control.lineage and header.segment_size == control.segment_size
+    assert header.timeline == 1 and header.begins % control.segment_size == 0
+
+
+def test_what_is_no_cluster_and_no_wal_is_refused() -> None:
+    with pytest.raises(Unsupported, match="laid out otherwise"):
+        read_control(bytes(8192))
+    for data in (b"", bytes(8192)):
+        with pytest.raises(Corrupt):
+            read_header(data)

@@ -263,11 +263,11 @@ def test_an_archive_that_was_emptied_or_not_mounted_is_not_written_to(commands: 
 def test_an_archive_that_is_taken_away_from_a_resident_is_not_written_elsewhere(commands: Commands) -> None:
     first, *_ = segments(commands)
     assert commands.push(f"pg_wal/{first}").returncode == 0
-    until(commands.resident)
+    late = segments(commands)[-1]
+    until(lambda: (commands.spool / f"{late}.at").exists())
     away = commands.archive.with_name("away")
     commands.archive.rename(away)
     owned_folder(commands.archive)
-    late = segments(commands)[-1]
     for mark in commands.spool.glob("*.ok"):
         mark.unlink()
     os.utime(commands.wal / late)

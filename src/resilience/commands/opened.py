@@ -33,7 +33,7 @@ class Opened:
     folder: tuple[int, int] | None
 
     def still_there(self) -> None:
-        """Raise StorageFailed if the archive's folder is not the one it was: what is written now is not in the archive."""
+        """Raise StorageFailed if the archive's folder is not the one it was: what is written now is elsewhere."""
         if self.moved:
             where = str(self.config.directory)
             raise StorageFailed("the archive is no longer there", operation="push", subject=where, hint=_MOUNTED)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from attrs import evolve, frozen
 
-from resilience.concurrency import closing
+from resilience.concurrency import closing, in_thread
 from resilience.model.log import LogEntry, LogFacts
 from resilience.model.targets import RecoveryTarget
 from resilience.planning.course import Course, Holdings, holdings
@@ -35,10 +35,12 @@ async def decided(
     known = [manifest async for manifest in archive.manifests(target)]
     logs = await archive.lineages(target)
     kinds = [kind for kind in into.accepts if kind in into.replays]
-    replayable = any(each.kind in kinds and each.system == into.system for each in known)
     lineage, findings = lineage_for(until, known, logs) if known else ("", [])
+    own = [each for each in known if each.lineage == lineage]
+    replayable = any(each.kind in kinds and each.system == into.system for each in own)
     if until.kind == "backup" or lineage not in logs or not replayable:
-        course = alone(until, known, target=target, system=into.system, accepts=into.accepts)
+        some = known if until.kind == "backup" else own
+        course = alone(until, some, target=target, system=into.system, accepts=into.accepts)
         yield Decided(evolve(course, findings=(*findings, *course.findings)))
         return
     async with archive.log(target, system=into.system, lineage=lineage) as log:
@@ -56,9 +58,12 @@ async def listed(log: Log, facts: LogFacts, *, begins: int = 0) -> LogView:
     found = {}
     for name in LogView(facts=facts).names:
         async with closing(log.entries(name, begins=begins)) as entries:
-            found[name] = runs([entry async for entry in entries], (gap for gap in facts.gaps if gap.branch == name))
+            listing = [entry async for entry in entries]
+        # Of a month of log there are a hundred thousand: the event loop does not wait for them.
+        found[name] = await in_thread(runs, listing, [gap for gap in facts.gaps if gap.branch == name])
     view = LogView(facts=facts, runs=found)
-    return with_heads(view, await _described(log, heads_wanted(view)))
+    heads = {entry: await log.describe(entry) for entry in heads_wanted(view)}
+    return await in_thread(with_heads, view, heads)
 
 
 async def _decide(log: Log, held: Holdings, until: RecoveryTarget) -> Course:
@@ -69,7 +74,7 @@ async def _decide(log: Log, held: Holdings, until: RecoveryTarget) -> Course:
     heads: dict[LogEntry, LogEntry] = {}
     for step in course.steps:
         heads.update(await _around(log, step.run.entries, until))
-    return evolve(held, view=with_heads(held.view, heads)).decide(until)
+    return evolve(held, view=await in_thread(with_heads, held.view, heads)).decide(until)
 
 
 async def _around(log: Log, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:
@@ -85,7 +90,3 @@ async def _around(log: Log, entries: Sequence[LogEntry], until: RecoveryTarget) 
         else:
             first = middle + 1
     return heads
-
-
-async def _described(log: Log, entries: Iterable[LogEntry]) -> dict[LogEntry, LogEntry]:
-    return {entry: await log.describe(entry) for entry in entries}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import asyncpg
+import pytest
 
-from resilience import Archive, restore
+from resilience import Archive, Refused, restore
 from resilience.model.targets import RecoveryTarget
 from resilience.postgres import PostgresDataDirectory, PostgresScratch
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import owned_folder
 
 from ..conftest import NewServer
-from .archived import SETTINGS, archive_wal, back_up, insert, rows
+from .archived import SETTINGS, archive_wal, ask, back_up, insert, rows
 
 
 async def test_settings_raised_and_databases_dropped_since_the_backup(new_server: NewServer, tmp_owned: Path) -> None:
@@ -81,3 +83,40 @@ async def test_a_scratch_restore_beside_a_live_archive_leaves_it_untouched(
     assert before == sorted(path.name for path in pushed.iterdir())
     assert logged == [info.key async for info in archive.store.list("postgresql/orders/log/")]
     assert {path.name for path in tmp_owned.iterdir()} == {"pushed"}
+
+
+async def test_a_tablespace_created_since_the_backup_is_not_shared_with_the_server_that_has_it(
+    new_server: NewServer, tmp_owned: Path
+) -> None:
+    source = new_server(17, settings=SETTINGS)
+    old, new = owned_folder(source.folder / "old"), owned_folder(source.folder / "new")
+    source.psql(f"create tablespace cold location '{old}'")
+    archive = Archive(MemoryStore(), object_size=1 << 20)
+    source.psql("create table rows (id int)")
+    manifest = await back_up(source, archive)
+    source.psql("drop tablespace cold")
+    before = insert(source, 1)
+    insert(source, 2)
+    source.psql(f"create tablespace warm location '{new}'")
+    source.psql("create table far tablespace warm as select 1 as id")
+    await archive_wal(source, archive, manifest)
+    untouched = {path: path.stat().st_mtime_ns for path in new.rglob("*")}
+    assert len(untouched) > 2
+
+    spaces = {str(old): tmp_owned / "space"}
+    into = PostgresDataDirectory(tmp_owned / "data", bin_dir=source.bin_dir, tablespaces=spaces)
+    with pytest.raises(Refused, match=f"creates a tablespace in {new}.*new_tablespaces=True"):
+        await restore(archive, "orders", into=into)
+    assert untouched == {path: path.stat().st_mtime_ns for path in new.rglob("*")}
+    await into.discard()
+    await restore(archive, "orders", into=into, until=before)
+    assert await rows(into) == [1]
+    assert list((into.path / "pg_tblspc").iterdir()) == [], "the one that was dropped"
+    await into.discard()
+
+    source.stop()
+    shutil.rmtree(new)
+    owned_folder(new)
+    alone = PostgresDataDirectory(tmp_owned / "data", bin_dir=source.bin_dir, tablespaces=spaces, new_tablespaces=True)
+    await restore(archive, "orders", into=alone)
+    assert await ask(alone, "select count(*) from far") == 1

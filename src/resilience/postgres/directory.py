@@ -28,6 +28,7 @@ from .combining import PROGRAM as COMBINE
 from .ending import End, Ending
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
+from .new_tablespaces import NewTablespaces, open_up
 from .places import Places, is_empty, places_for
 from .prefetch import Feeder, order, segments_in
 from .recovery import Recovery
@@ -53,7 +54,9 @@ class PostgresDataDirectory:
     `tablespaces` maps the location a tablespace had to the one it gets; one that is not named goes where it was. As
     root, files and server belong to `owner`, by default whoever owns the folder (or the nearest one that exists). With
     `leave="running"` the server is started with the cluster's own configuration once the restore is proven. `preload`
-    names libraries that recovery needs (custom WAL resource managers); until then no other is loaded.
+    names libraries that recovery needs (custom WAL resource managers); until then no other is loaded. A tablespace that
+    was created after the backup would be where it was, in use or not: replaying that is refused, unless
+    `new_tablespaces` says that nobody else on this machine uses such folders (`discard` leaves what is in them).
 
     `end` is what is left, once the target is met: `promote`: a primary on a new timeline. `pause` and `shutdown`: a
     server still in recovery, which pauses or shuts down there again whenever it is started, until it is promoted or
@@ -77,6 +80,7 @@ class PostgresDataDirectory:
     primary: Dsn | None = field(default=None, converter=optional(parse_dsn), kw_only=True)
     slot: str = field(default="", kw_only=True)
     restore_command: str = field(default="", repr=False, kw_only=True)
+    new_tablespaces: bool = field(default=False, kw_only=True)
     patience: float = field(default=PATIENCE_SECONDS, validator=ge(0), kw_only=True)
     _places: Places | None = field(default=None, init=False, repr=False)
     _restored: Isolation | None = field(default=None, init=False, repr=False)
@@ -174,12 +178,20 @@ class PostgresDataDirectory:
             await in_thread(disks.open, places.folders)
             feeder = await self._feeder(plan, manifest, log, isolation)
             ending = Ending(end=self.end, primary=self.primary, slot=self.slot, restore_command=self.restore_command)
+            new = NewTablespaces(self.path, self.new_tablespaces)
             recovery = Recovery(
-                isolation=isolation, manifest=manifest, plan=plan, feeder=feeder, ending=ending, reached=reached
+                isolation=isolation,
+                manifest=manifest,
+                plan=plan,
+                feeder=feeder,
+                ending=ending,
+                new_tablespaces=new,
+                reached=reached,
             )
             restored = await recovery.run()
             self._restored, self._again = recovery.isolation, recovery.again
             await in_thread(recovery.settle, mark)
+            await in_thread(disks.open, await in_thread(new.folders))
             await in_thread(disks.sync)
             await in_thread(mark.lift)
         except OSError as error:
@@ -324,6 +336,7 @@ def _empty(folder: Path) -> None:
     """Remove everything in a folder: pg_control first, so that nothing half-removed can start; the mark last."""
     with suppress(FileNotFoundError, NotADirectoryError):
         (folder / PG_CONTROL).unlink()
+    open_up(folder)
     with suppress(FileNotFoundError):
         for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == MARK):
             if entry.is_dir() and not entry.is_symlink():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
@@ -26,6 +26,7 @@ from .ending import NOTHING_MORE, Ending, lines
 from .isolation import Isolation, Server
 from .lsn import parse_lsn, position
 from .mark import Mark
+from .new_tablespaces import NewTablespaces
 from .prefetch import Feeder
 from .untar import write_durably
 from .wal_end import WalEnd
@@ -39,6 +40,7 @@ select pg_is_in_recovery() as recovering,
        pg_last_wal_replay_lsn()::text as lsn,
        pg_last_xact_replay_timestamp() as time
 """
+_OIDS = "select array_agg(oid::text) from pg_tablespace"
 _COLLATIONS = """
 select datname as name, datcollversion as was, pg_database_collation_actual_version(oid) as is_now
 from pg_database
@@ -81,8 +83,10 @@ class Recovery:
     plan: RestorePlan
     feeder: Feeder | None = None
     ending: Ending
+    new_tablespaces: NewTablespaces
     reached: Reached | None = None
     again: Mapping[str, str] = field(factory=dict, init=False)
+    _oids: Collection[str] = field(default=(), init=False)
     _told: RecoveryPoint | None = field(default=None, init=False)
 
     async def run(self) -> Restored:
@@ -95,12 +99,17 @@ class Recovery:
         asked = self._asked()
         while True:
             try:
-                return await self._attempt(asked)
+                with self.new_tablespaces.guarded():
+                    restored = await self._attempt(asked)
+                await in_thread(self.new_tablespaces.tidy, self._oids)
+                return restored
             except _Outgrown:
                 continue
             except Interrupted as error:
                 if self.feeder is not None and self.feeder.failed is not None:
                     raise self.feeder.failed from error
+                if (refused := self.new_tablespaces.refusal(error.what, subject=self.manifest.target)) is not None:
+                    raise refused from error
                 if stopping.TOO_EARLY in error.what:
                     raise stopping.too_early(self.plan.until, subject=self.manifest.target) from error
                 if stopping.NOT_REACHED not in error.what:
@@ -158,7 +167,10 @@ class Recovery:
             "recovery_target_action": "pause",
             **asked,
         }
-        async with self.feeder.feeding() if self.feeder else nullcontext(), self.isolation.run(settings) as server:
+        async with (
+            self.feeder.feeding() if self.feeder else nullcontext(),
+            self.isolation.run(settings) as server,
+        ):
             look = await self._until_there(server, waits=waits)
             if look.recovering and self._outgrew(demanded, (await self.isolation.control()).settings):
                 raise _Outgrown
@@ -170,6 +182,7 @@ class Recovery:
                 raise Interrupted(what, operation="restore", hint="restore it with end='promote'")
             async with sql(server.dsn, operation="restore") as connection:
                 collations = await connection.fetch(_COLLATIONS)
+                self._oids = await connection.fetchval(_OIDS)
         self.isolation = evolve(self.isolation, database=server.dsn.parameters["dbname"])
         if self.ending.end != "promote":
             self.again = {

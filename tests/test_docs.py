@@ -32,6 +32,9 @@ from resilience.stores import *
 dsn = other = "host=db.example"
 path = bin_dir = Path("somewhere")
 archive = Archive(MemoryStore())
+from datetime import UTC, datetime
+from resilience.progress import ProgressBar
+beside, moment = PostgresDataDirectory(path, bin_dir=bin_dir), datetime.now(UTC)
 """
 
 
@@ -86,10 +89,13 @@ async def test_the_readmes_code_runs(
         program = compiled(code)
         assert program.co_flags & CO_COROUTINE
         await eval(program, names)  # noqa: S307  # our own README
-    backed_up, verified, covered = printed
+    backed_up, verified, archiving, covered, diagnosed, planned = printed
     assert backed_up.startswith("backed up orders as")
     assert "passed, level L1" in verified
-    assert covered.startswith("orders: 1 restorable moment")
+    assert archiving.startswith("orders: connected")
+    assert covered.startswith("orders: from ")
+    assert diagnosed.startswith("orders: ")
+    assert planned.startswith("restore orders to the latest moment")
     assert (tmp_owned / "data" / "PG_VERSION").read_text() == "17\n"
     assert other.psql("select id from orders") == "7"
 
@@ -126,7 +132,7 @@ def test_the_table_of_errors_is_the_code() -> None:
     assert documented == {
         (family.__name__, kind)
         for family in families
-        for kind in [None, *(sub.__name__ for sub in family.__subclasses__())]
+        for kind in [None, *(each.__name__ for each in family.__subclasses__() if each.__module__ == errors.__name__)]
     }
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .archivers import ArchiverSuite
     from .cancellation import Attempt, cancellations, nothing_left_running
     from .faults import WatchedStore, change, changed
+    from .logs import LogSuite
     from .memory import MemoryDestination, MemoryTarget
     from .stores import StoreSuite
     from .systems import RoundTripSuite
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchiverSuite",
     "Attempt",
+    "LogSuite",
     "MemoryDestination",
     "MemoryTarget",
     "RoundTripSuite",
@@ -41,6 +43,7 @@ __all__ = [
 _HOMES = {
     "ArchiverSuite": "archivers",
     "Attempt": "cancellation",
+    "LogSuite": "logs",
     "MemoryDestination": "memory",
     "MemoryTarget": "memory",
     "RoundTripSuite": "systems",

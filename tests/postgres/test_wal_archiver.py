@@ -24,12 +24,14 @@ from .wal import (
     archiver,
     archiving,
     as_the_server_has_it,
+    complete,
     drop_slot,
     durable,
     fill,
     flushed,
     log_of,
     logged,
+    received,
     segment_size,
     until,
     write,
@@ -62,7 +64,7 @@ async def test_leaving_makes_durable_what_was_received(primary: TestServer) -> N
     archive = Archive(MemoryStore())
     async with archiving(primary, archive, interval=NEVER) as wal:
         end = write(primary)
-        await until(lambda: (received := wal.status.received_lsn) is not None and received.offset >= end)
+        await received(wal, end)
         assert wal.status.durable_lsn is not None and wal.status.durable_lsn.offset < end
     assert wal.status.durable_lsn.offset >= end
     assert not wal.status.connected
@@ -163,7 +165,7 @@ async def test_an_idle_server_keeps_the_rpo_small(primary: TestServer) -> None:
         first = wal.status
         assert first.complete_at is not None
         later = first.complete_at + timedelta(seconds=1)
-        await until(lambda: (complete := wal.status.complete_at) is not None and complete > later)
+        await complete(wal, later)
         assert wal.status.achieved_rpo is not None and wal.status.achieved_rpo < timedelta(seconds=5)
 
 
@@ -175,7 +177,7 @@ async def test_complete_at_never_promises_what_is_not_archived(primary: TestServ
             assert status.complete_at is None or status.complete_at < datetime.fromisoformat(answer.split("|")[0])
             acknowledged = datetime.fromisoformat(primary.psql("select clock_timestamp()"))
             end = flushed(primary)
-            await until(lambda: (complete := wal.status.complete_at) is not None and complete > acknowledged)
+            await complete(wal, acknowledged)
             assert wal.status.durable_lsn is not None and wal.status.durable_lsn.offset >= end
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +20,9 @@ from resilience.model.errors import (
     WouldLeaveGap,
 )
 from resilience.model.log import Branch, LogEntry, Watermark
-from resilience.postgres import wal_archiver
-from resilience.postgres.lsn import parse_lsn, position
+from resilience.postgres import wal_archiver, wal_streaming
+from resilience.postgres.lsn import position
 from resilience.stores import LocalStore, MemoryStore
-from resilience.testing.cancellation import cancellations, nothing_left_running
 from resilience.testing.faults import WatchedStore, change, flipped
 from resilience.testing.postgres import TestServer
 from resilience.testing.stores import listed
@@ -34,7 +31,6 @@ from ..conftest import NewServer
 from .proxy import proxied
 from .wal import (
     NEVER,
-    SOON,
     archiver,
     archiving,
     as_the_server_has_it,
@@ -44,6 +40,8 @@ from .wal import (
     flushed,
     log_of,
     logged,
+    received,
+    reconnected,
     segment_size,
     until,
     write,
@@ -79,15 +77,14 @@ def remove_wal(server: TestServer) -> None:
 
 async def test_killed_again_and_again_it_leaves_no_gap(primary: TestServer, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.postgres.killed_archiver", str(tmp_path), primary.dsn("backup")]
-    pauses = random.Random(7)
-    for _ in range(5):
+    for pause in (0.0, 0.15, 0.03, 0.1, 0.06):
         child = subprocess.Popen(command, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         assert child.stdout.readline() == "streaming\n"
         write(primary, 300)
         fill(primary, 2)
         write(primary, 300)
-        time.sleep(pauses.random() / 5)
+        time.sleep(pause)
         child.kill()
         child.wait()
         child.stdout.close()
@@ -123,7 +120,7 @@ async def test_a_cut_connection_is_made_again(primary: TestServer) -> None:
             proxy.cut()
             end = write(primary)
             fill(primary)
-            await until(lambda cuts=cuts: wal.status.reconnects >= cuts)
+            await reconnected(wal, cuts)
             await durable(wal, end)
     await as_the_server_has_it(archive, primary, ends=end)
 
@@ -146,7 +143,7 @@ async def test_what_came_before_the_server_vanished_is_archived(new_server: NewS
     server, archive = new_server(16), Archive(MemoryStore())
     async with archiving(server, archive, interval=NEVER) as wal:
         end = write(server)
-        await until(lambda: (received := wal.status.received_lsn) is not None and received.offset >= end)
+        await received(wal, end)
         server.kill()
         await durable(wal, end)
     await as_the_server_has_it_stopped(archive, server, end)
@@ -154,6 +151,40 @@ async def test_what_came_before_the_server_vanished_is_archived(new_server: NewS
 
 async def as_the_server_has_it_stopped(archive: Archive, server: TestServer, end: int) -> None:
     server.start()
+    await as_the_server_has_it(archive, server, ends=end)
+
+
+async def test_a_server_that_shuts_down_need_not_wait_for_the_interval(new_server: NewServer) -> None:
+    server, archive = new_server(16), Archive(MemoryStore())
+    async with archiving(server, archive, interval=NEVER) as wal:
+        end = write(server)
+        await asyncio.wait_for(asyncio.to_thread(server.stop), 20)
+        await durable(wal, end)
+        assert not wal.status.connected
+
+
+@pytest.mark.parametrize("segments", [0, 7])
+async def test_a_server_that_shuts_down_need_not_wait_for_a_store_that_is_down(
+    new_server: NewServer, monkeypatch: pytest.MonkeyPatch, segments: int
+) -> None:
+    monkeypatch.setattr(wal_streaming, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(wal_streaming, "FLUSH_SECONDS", 0.5)
+    failing = False
+
+    async def before(operation: str, key: str) -> None:
+        if failing and operation == "put":
+            raise StorageFailed("no space left on device", operation="put", subject=key)
+
+    server, archive = new_server(16), Archive(WatchedStore(MemoryStore(), before))
+    async with archiving(server, archive) as wal:
+        failing = True
+        await asyncio.to_thread(fill, server, segments)
+        await asyncio.to_thread(write, server)
+        await asyncio.wait_for(asyncio.to_thread(server.stop), 20)
+        failing = False
+        server.start()
+        end = write(server)
+        await durable(wal, end)
     await as_the_server_has_it(archive, server, ends=end)
 
 
@@ -205,7 +236,7 @@ async def test_while_the_store_hangs_the_server_does_not_cut_us_off(new_server: 
 async def test_leaving_does_not_wait_for_ever_for_the_store(
     primary: TestServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("resilience.postgres.wal_streaming.FLUSH_SECONDS", 0.3)
+    monkeypatch.setattr(wal_streaming, "FLUSH_SECONDS", 0.3)
     store = MemoryStore()
     failing = False
 

@@ -1,4 +1,4 @@
-"""What the tests of archived WAL share: writing some, waiting for it, and reading the log back against the server's files."""
+"""What the tests of archived WAL share: writing some, waiting for it, reading the log back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 
 from attrs import define, field
@@ -66,6 +67,21 @@ async def until(true: Callable[[], object]) -> None:
 async def durable(wal: WalArchiver, lsn: int) -> None:
     """Wait until the archive has everything before `lsn`."""
     await until(lambda: (reached := wal.status.durable_lsn) is not None and reached.offset >= lsn)
+
+
+async def received(wal: WalArchiver, lsn: int) -> None:
+    """Wait until everything before `lsn` has come."""
+    await until(lambda: (reached := wal.status.received_lsn) is not None and reached.offset >= lsn)
+
+
+async def complete(wal: WalArchiver, moment: datetime) -> None:
+    """Wait until everything acknowledged before a moment is known to be durable."""
+    await until(lambda: (reached := wal.status.complete_at) is not None and reached > moment)
+
+
+async def reconnected(wal: WalArchiver, times: int) -> None:
+    """Wait until the archiver has connected again so many times."""
+    await until(lambda: wal.status.reconnects >= times)
 
 
 @asynccontextmanager
@@ -147,6 +163,5 @@ async def archiving(
     server: TestServer, archive: Archiver | None = None, **options: object
 ) -> AsyncGenerator[WalArchiver]:
     """Enter an archiver, and insist that nothing of it is left running."""
-    async with nothing_left_running():
-        async with archiver(server, archive, **options) as wal:
-            yield wal
+    async with nothing_left_running(), archiver(server, archive, **options) as wal:
+        yield wal

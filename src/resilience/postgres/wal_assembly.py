@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from attrs import define, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never, wait_random_exponential
@@ -147,8 +147,8 @@ class Assembly:
         """Send everything on its way and wait until it is durable. Raises what appending fails with."""
         while self._queue or self._grown:
             self.cut()
-            waiting = [pending.done for pending in self._queue]
-            await asyncio.wait([*waiting, self.broken], return_when=asyncio.FIRST_COMPLETED)
+            waiting: list[asyncio.Future[Any]] = [self.broken, *(pending.done for pending in self._queue)]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if self.broken.done():
                 self.broken.result()
 

@@ -81,10 +81,11 @@ class Wal:
 
 @frozen(kw_only=True)
 class Pulse:
-    """The server is there: what it had sent, and when."""
+    """The server is there: what it had sent, and when. `urgent` if it wants to hear at once how far we are."""
 
     sent: int
     sent_at: int
+    urgent: bool
     proof: Proof | None
 
 
@@ -195,12 +196,18 @@ class WalStream(Replies):
                 if self._last is not None:
                     yield self._batch(self._last)
                 if isinstance(message, Keepalive):
-                    yield Pulse(sent=message.sent, sent_at=message.sent_at, proof=self._proof)
+                    yield Pulse(
+                        sent=message.sent, sent_at=message.sent_at, urgent=message.wants_reply, proof=self._proof
+                    )
                 elif self._ended:
                     yield self._end or self._timeline_ends(self.result())
                     return
                 else:
                     self._idle()
+
+    def hang_up(self) -> None:
+        """End the connection; not while a call is running."""
+        self.connection.finish()
 
     def _read(self) -> Data | Keepalive | None:
         """Take what has come, one message; None if nothing has, or the server has `_ended`."""

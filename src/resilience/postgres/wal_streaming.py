@@ -9,17 +9,19 @@ from datetime import timedelta
 from attrs import define, field
 
 from resilience.concurrency import finish, in_background, stop_tasks
-from resilience.model.errors import Unavailable
+from resilience.model.errors import Unavailable, Unreachable
 from resilience.model.findings import Finding
 
 from .wal_assembly import Assembly, persistently
 from .wal_messages import EPOCH, Proofs
 from .wal_progress import Marks, Progress
-from .wal_session import Session
+from .wal_session import OPERATION, Session
 from .wal_stream import Pulse, TimelineEnds, Wal, WalRemoved
 
 BATCHES_AHEAD = 4
 MARK_SECONDS = 1.0
+PATIENCE_SECONDS = 10.0
+"""How long a server may have to wait for the archive, so that it can shut down."""
 FLUSH_SECONDS = 10.0
 """How long the last bytes may take to become durable on leaving."""
 
@@ -34,6 +36,9 @@ class Streaming:
     came: bool = field(default=False, init=False)
     _begun: bool = field(default=False, init=False)
     _ending: bool = field(default=False, init=False)
+    _left: bool = field(default=False, init=False)
+    _urged: float | None = field(default=None, init=False)
+    _paused: float | None = field(default=None, init=False)
     _assembly: Assembly = field(init=False)
     _marks: Marks = field(init=False)
 
@@ -57,28 +62,34 @@ class Streaming:
 
         Cancelled: what came is made durable within FLUSH_SECONDS.
         """
-        stream = self.session.stream
+        stream, ended = self.session.stream, None
         self._moved()
         self.progress.begin(self._assembly, self.session.facts.lineage)
+        self._begun = True
         try:
-            self._begun = True
-            async with in_background(stream.items(), ahead=BATCHES_AHEAD, stop=stream.stop) as items:
-                try:
-                    await self._until_it_ends(items)
-                except asyncio.CancelledError:
-                    await finish(self._leave())
-                    raise
-        finally:
-            await self._assembly.close()
-
-    async def _until_it_ends(self, items: AsyncIterator[Wal | Pulse | TimelineEnds]) -> None:
-        try:
-            await first_of(self._take(items), self._cut(), self._mark(), _result(self._assembly.broken))
-        except (Unavailable, WalRemoved):
+            try:
+                await self._stream()
+            except (Unavailable, WalRemoved) as error:
+                ended = error
+            stream.hang_up()  # before the archive is waited for: a server that shuts down would wait for us
             self.progress.connected = False
             await self._flush()  # before anybody looks where to go on
+        except asyncio.CancelledError:
+            await finish(self._leave())
             raise
-        await self._flush()
+        finally:
+            await self._assembly.close()
+        if ended is not None:
+            raise ended
+
+    async def _stream(self) -> None:
+        stream, broken = self.session.stream, self._assembly.broken
+        async with in_background(stream.items(), ahead=BATCHES_AHEAD, stop=stream.stop) as items:
+            try:
+                await first_of(self._take(items), self._cut(), self._mark(), self._hold_nobody_up(), _result(broken))
+            except asyncio.CancelledError:
+                await finish(self._leave())  # the server hears how far it came
+                raise
 
     async def _take(self, items: AsyncIterator[Wal | Pulse | TimelineEnds]) -> None:
         """Take what comes. It never waits for the archive: while that is full, the stream is paused instead."""
@@ -92,11 +103,29 @@ class Streaming:
                 assembly.proofs.add(item.proof)
             if isinstance(item, Pulse):
                 self.progress.heard(item.sent, item.sent_at)
+                if item.urgent and assembly.received > assembly.durable:
+                    assembly.cut()
+                    self._urged = self._urged or _now()
                 continue
             self.came = True
             assembly.add(item)
             self.progress.heard(max(item.flushed, item.ends), item.latest)
             stream.paused = assembly.full
+            self._paused = (self._paused or _now()) if stream.paused else None
+
+    async def _hold_nobody_up(self) -> None:
+        """End the stream if the archive takes nothing for long: a server that shuts down waits for those it streams to.
+
+        It tells them by asking for a status; as long as nothing is read, that cannot be heard either.
+        """
+        while True:
+            await asyncio.sleep(MARK_SECONDS)
+            since = [moment for moment in (self._urged, self._paused) if moment is not None]
+            if since and _now() - min(since) > PATIENCE_SECONDS:
+                text = (
+                    f"the archive took nothing for {PATIENCE_SECONDS:.0f} s, and the server may be waiting to shut down"
+                )
+                raise Unreachable(text, operation=OPERATION, subject=self.progress.notifier.subject)
 
     async def _cut(self) -> None:
         while True:
@@ -117,6 +146,7 @@ class Streaming:
         moved = assembly.durable - stream.durable
         stream.durable = assembly.durable
         stream.paused = stream.paused and (self._ending or assembly.full)
+        self._urged, self._paused = None, _now() if stream.paused else None
         stream.wake()
         if self._begun:
             self.progress.last_error = ""
@@ -131,6 +161,9 @@ class Streaming:
         await persistently(self._marks.record, failing=self.progress.failed)
 
     async def _leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._flush()
@@ -152,6 +185,10 @@ async def first_of(*coroutines: Coroutine[None, None, None]) -> None:
                 task.result()
     finally:
         await stop_tasks(tasks)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _result(future: asyncio.Future[None]) -> None:

@@ -64,3 +64,14 @@ class History:
         """Open the log."""
         async with self.archive.log("orders", system="memory", lineage=lineage or self.lineage) as log:
             yield log
+
+
+async def usual() -> History:
+    """Backups in minutes 2 and 10, a change in every other minute up to 20."""
+    history = History()
+    await history.write(0, 1)
+    await history.back_up(2)
+    await history.write(*range(3, 10))
+    await history.back_up(10)
+    await history.write(*range(11, 21))
+    return history

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import assert_type
 
@@ -22,19 +23,21 @@ from resilience import (
     Observer,
     Position,
     RecoveryPoint,
+    RecoveryTarget,
     ResilienceError,
     RestorableMoment,
     RestoreDestination,
+    RestorePlan,
     RestoreReport,
     Validator,
     Verdict,
     __version__,
     backup,
     coverage,
+    plan_restore,
     restore,
     verify,
 )
-from resilience.model.targets import RecoveryTarget
 from resilience.postgres import (
     PostgresBackupValidator,
     PostgresDataDirectory,
@@ -109,9 +112,26 @@ async def list_what_there_is(archive: Archive) -> None:
             assert_type(manifest, Manifest)
         covered = await coverage(archive, target)
         assert_type(covered, Coverage)
+        for each in covered.ranges:
+            assert_type(each.begins, RecoveryPoint)
+            assert_type(each.ends.time, datetime | None)
+        for hole in covered.holes:
+            assert_type(hole.reason, str)
         for moment in covered.moments:
             assert_type(moment, RestorableMoment)
             assert_type(moment.point.position, Position)
+
+
+async def bring_back_a_moment(archive: Archive, moment: datetime) -> RestoreReport:
+    """What a restore would do and how long it takes, then the restore."""
+    into = PostgresDataDirectory("data", bin_dir="/usr/bin")
+    plan = await plan_restore(archive, "orders", into=into, until=moment, rto=timedelta(hours=2))
+    assert_type(plan, RestorePlan)
+    assert_type(plan.seconds, float | None)
+    assert_type(plan.arithmetic, tuple[str, ...])
+    report = await restore(archive, "orders", into=into, until=RecoveryTarget.lsn("16/B374D848", timeline="2"))
+    assert_type(report.until, RecoveryTarget)
+    return await restore(archive, "orders", into=into, until=moment)
 
 
 def observe(event: Event) -> None:

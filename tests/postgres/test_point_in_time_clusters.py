@@ -19,12 +19,13 @@ from .archived import SETTINGS, archive_wal, ask, back_up, insert, rows
 
 
 async def test_settings_raised_and_databases_dropped_since_the_backup(new_server: NewServer, tmp_owned: Path) -> None:
-    source = new_server(17, "--wal-segsize=64", settings={**SETTINGS, "track_commit_timestamp": "off"})
+    source = new_server(17, "--wal-segsize=1", settings={**SETTINGS, "track_commit_timestamp": "off"})
     source.psql("create database orders")
     where = owned_folder(source.folder / "space")
     source.psql(f"create tablespace warm location '{where}'")
     archive = Archive(MemoryStore(), object_size=1 << 20)
     manifest = await back_up(source, archive)
+    source.psql("create table filler as select repeat(i::text, 30) from generate_series(1, 40000) i", database="orders")
 
     raised = {"max_connections": "311", "max_locks_per_transaction": "80", "track_commit_timestamp": "on"}
     with (source.data / "postgresql.conf").open("a") as file:
@@ -60,7 +61,7 @@ async def test_a_scratch_restore_beside_a_live_archive_leaves_it_untouched(
 ) -> None:
     pushed = owned_folder(tmp_owned / "pushed")
     push = {"archive_mode": "on", "archive_command": f"'cp %p {pushed}/%f'"}
-    source = new_server(17, settings={**SETTINGS, **push})
+    source = new_server(17, "--wal-segsize=64", settings={**SETTINGS, **push})
     archive = Archive(MemoryStore(), object_size=1 << 20)
     source.psql("create table rows (id int)")
     manifest = await back_up(source, archive)

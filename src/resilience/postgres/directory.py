@@ -23,6 +23,7 @@ from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Log, Reached, StoredBackup
 
+from . import stopping
 from .client import Dsn, parse_dsn
 from .combining import PROGRAM as COMBINE
 from .ending import End, Ending
@@ -32,7 +33,7 @@ from .new_tablespaces import NewTablespaces, open_up
 from .places import Places, is_empty, places_for
 from .prefetch import Feeder, order, segments_in
 from .recovery import Recovery
-from .spool import Spool
+from .spool import Spool, interpreter
 from .tools import Tools
 from .unpacking import Unpacking
 from .untar import PG_CONTROL, FileSystems
@@ -53,7 +54,8 @@ class PostgresDataDirectory:
     `bin_dir` has the programs of the backup's own major version; without it they are looked for on the PATH.
     `tablespaces` maps the location a tablespace had to the one it gets; one that is not named goes where it was. As
     root, files and server belong to `owner`, by default whoever owns the folder (or the nearest one that exists). With
-    `leave="running"` the server is started with the cluster's own configuration once the restore is proven. `preload`
+    `leave="running"` the server is started with the cluster's own configuration once the restore is proven; it then
+    archives as that says, its new timeline too, whose number the log does not have yet. `preload`
     names libraries that recovery needs (custom WAL resource managers); until then no other is loaded. A tablespace that
     was created after the backup would be where it was, in use or not: replaying that is refused, unless
     `new_tablespaces` says that nobody else on this machine uses such folders (`discard` leaves what is in them).
@@ -124,6 +126,11 @@ class PostgresDataDirectory:
             raise ValueError(f"the plan restores {', '.join(plan.chain)}, not {', '.join(e.id for e in manifests)}")
         places = self._where(manifest)
         plan_restore(manifests, await in_thread(self._room, places, manifests))
+        if plan.replay:
+            if log is None:
+                raise ValueError("the plan replays a log, but none was given")
+            stopping.settings_for(plan.until)
+            interpreter(places.account)
         self._places = places
         mark = Mark(self.path, places.account)
         try:
@@ -205,10 +212,8 @@ class PostgresDataDirectory:
     async def _feeder(
         self, plan: RestorePlan, manifest: Manifest, log: Log | None, isolation: Isolation
     ) -> Feeder | None:
-        if not plan.replay:
+        if not plan.replay or log is None:
             return None
-        if log is None:
-            raise ValueError("the plan replays a log, but none was given")
         size = (await isolation.control()).segment_size
         wal = self.path / "pg_wal"
         here = await in_thread(segments_in, wal)

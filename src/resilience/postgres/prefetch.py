@@ -27,6 +27,8 @@ AT_ONCE = 4
 AT_ONCE_BYTES = 128 << 20
 LOOK_AGAIN_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 15.0
+ANSWER_SECONDS = 600.0
+"""What an answer may take on top of `patience`: fetching a large segment from a slow store."""
 
 
 def order(replay: Iterable[Stretch], segment_size: int) -> list[str]:
@@ -51,7 +53,7 @@ class Feeder:
     came with the backup and lie in pg_wal; `spare` are such that may be a part only, for want of better ones. Nothing
     at or behind `ends` is handed out. A store that does not answer is asked again
     for `patience` seconds. `failed` is why recovery was told to stop; `exhausted` says that it has asked for more than
-    there is, or for the same again, as it does at the end of the log.
+    there is, or for the last there is again, as it does at the end of the log.
     """
 
     source: WalSource
@@ -63,12 +65,24 @@ class Feeder:
     patience: float
     failed: ResilienceError | None = field(default=None, init=False)
     exhausted: bool = field(default=False, init=False)
+    _places: dict[str, int] = field(init=False, repr=False)
+    _waiting: deque[str] = field(factory=deque, init=False)
+    _again: bool = field(default=False, init=False)
     _handed: set[str] = field(factory=set, init=False)
     _fetching: dict[str, asyncio.Task[bool]] = field(factory=dict, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self._places = {name: place for place, name in enumerate(self.planned)}
+
     @asynccontextmanager
     async def feeding(self) -> AsyncIterator[None]:
-        """Feed until leaving; the spool is removed then, also if cancelled."""
+        """Feed until leaving; the spool is removed then, also if cancelled.
+
+        A recovery that is fed again goes on somewhere in the middle: what it asks for first tells where.
+        """
+        self._again = self._again or bool(self._handed)
+        self._waiting = deque() if self._again else self._planned_after(None)
+        self._handed, self.exhausted = set(), False
         try:
             async with self.spool.serving(self._answer):
                 filling = asyncio.create_task(self._fill())
@@ -78,6 +92,10 @@ class Feeder:
                     await stop_tasks([filling, *self._fetching.values()])
         finally:
             await self.spool.remove()
+
+    def command(self) -> str:
+        """Return the restore_command of the recovery that is fed."""
+        return self.spool.command(seconds=self.patience + ANSWER_SECONDS)
 
     async def fetch(self, name: str) -> Sequence[bytes] | None:
         """Return what the log has under a name, asking for `patience` seconds; see `WalSource.fetch`."""
@@ -94,21 +112,27 @@ class Feeder:
         size = self.source.segment_size
         ahead = max(FEWEST, min(MOST, AHEAD_BYTES // size))
         at_once = max(1, min(AT_ONCE, AT_ONCE_BYTES // size))
-        waiting = deque(name for name in self.planned if name not in self.here)
-        while waiting:
+        while True:
             there = len(await self.spool.names() | self._fetching.keys())
-            while waiting and there < ahead and len(self._fetching) < at_once:
-                name = waiting.popleft()
-                if name not in self._handed:
+            while self._waiting and there < ahead and len(self._fetching) < at_once:
+                name = self._waiting.popleft()
+                if name not in self._handed and name not in self._fetching:
                     self._fetch(name)
                     there += 1
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
+
+    def _planned_after(self, name: str | None) -> deque[str]:
+        begins = 0 if name is None else self._places[name] + 1
+        return deque(each for each in self.planned[begins:] if each not in self.here)
 
     async def _answer(self, request: Request) -> Answer:
         name = request.name
         if name in self.here:
             return Answer(ABSENT)
-        self.exhausted = self.exhausted or name in self._handed
+        if self._again and not self._handed and name in self._places:
+            self._waiting = self._planned_after(name)
+        if name in self._handed and self._places.get(name, len(self.planned)) >= len(self.planned) - 1:
+            self.exhausted = True
         fetching = self._fetching.get(name) or self._fetch(name)
         await asyncio.wait([fetching])
         try:
@@ -127,6 +151,10 @@ class Feeder:
         self._fetching[name].add_done_callback(done)
         return self._fetching[name]
 
+    def _past_the_plan(self, begins: int) -> bool:
+        last = WalName.parse(self.planned[-1], segment_size=self.source.segment_size).begins if self.planned else None
+        return last is not None and begins > last
+
     async def _bring(self, name: str) -> bool:
         """Put a file into the spool; False if there is none."""
         begins = WalName.parse(name, segment_size=self.source.segment_size).begins
@@ -138,16 +166,17 @@ class Feeder:
                 raise
             pieces = None
         if pieces is None:
-            if name in self.planned and name not in self.spare:
+            if name in self._places and name not in self.spare:
                 raise LogGap(
                     f"the segment {name} is gone from the archive",
                     operation="restore",
                     hint="plan the restore again",
                 )
-            self.exhausted = self.exhausted or begins is not None
+            if begins is not None and self._past_the_plan(begins):
+                self.exhausted = True
             return False
         if begins is not None and self.ends is not None:
-            pieces = cut(pieces, self.ends - begins)
+            pieces = list(cut(pieces, self.ends - begins))
         await self.spool.put(name, pieces)
         self._handed.add(name)
         return True

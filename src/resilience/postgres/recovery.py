@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from datetime import datetime
@@ -33,6 +34,7 @@ from .wal_end import WalEnd
 from .wal_names import segment_name
 
 RECOVERY, STANDBY = "recovery.signal", "standby.signal"
+STUCK_SECONDS = 30.0
 _OUTGROWN = "insufficient parameter settings"
 _LOOK = """
 select pg_is_in_recovery() as recovering,
@@ -160,7 +162,7 @@ class Recovery:
             **_FAST,
             "shared_buffers": await in_thread(shared_buffers),
             # Recovery demands a restore_command; exit status 1 says that there is nothing more (26.3.5).
-            "restore_command": self.feeder.spool.command() if self.feeder else NOTHING_MORE,
+            "restore_command": self.feeder.command() if self.feeder else NOTHING_MORE,
             "recovery_target_timeline": self.timeline,
             # Nothing is archived now, but the new timeline's history is noted for whoever archives later.
             "archive_mode": "on",
@@ -198,27 +200,28 @@ class Recovery:
 
     async def _until_there(self, server: Server, *, waits: bool) -> _Look:
         """Look on until recovery has met its target, has ended, or (`waits`) has replayed all there is."""
-        before: str | None = None
+        still: float | None = None
         try:
             async with closing(server.watch(_LOOK)) as rows:
                 async for row in rows:
-                    look = _seen(row)
-                    self._tell(look)
+                    look, moved = _seen(row), self._tell(_seen(row))
                     if not look.recovering or look.paused:
                         return look
-                    if waits and look.lsn is not None and look.lsn == before and self._has_all(parse_lsn(look.lsn)):
+                    still = None if moved else still or time.monotonic()
+                    if waits and still is not None and await self._has_all(look, time.monotonic() - still):
                         return look
-                    before = look.lsn
         except Interrupted as error:
             if _OUTGROWN in error.what:
                 raise _Outgrown from error
             raise
         raise Interrupted("the server stopped answering", operation="restore", subject=self.manifest.target)
 
-    def _has_all(self, lsn: int) -> bool:
+    async def _has_all(self, look: _Look, seconds: float) -> bool:
+        """Tell whether a server that waits for more, and has not moved for so long, has replayed all there is."""
+        point = self._point(look)
         if self.feeder is None:
-            return lsn >= self.manifest.recovery_point.position.offset
-        return self.feeder.exhausted
+            return point.position.offset >= self.manifest.recovery_point.position.offset
+        return self.feeder.exhausted and (seconds > STUCK_SECONDS or await self._is_end(point))
 
     def _outgrew(self, had: Mapping[str, str], demanded: Mapping[str, str]) -> bool:
         """Tell whether the WAL has raised a setting; recovery then pauses, or cannot be trusted to go on."""
@@ -235,27 +238,24 @@ class Recovery:
             raise Corrupt(what, operation="restore", subject=target)
         if self.plan.replay:
             stopping.check(self.plan.until, point, met=bool(asked), subject=target)
-            if not asked:
-                await self._prove_end(point)
+            if not asked and not await self._is_end(point):
+                raise Corrupt(
+                    f"recovery stopped at {point.position}, where the WAL makes no sense to it, but the log goes on up "
+                    f"to {self.plan.replay[-1].ends}",
+                    operation="restore",
+                    subject=target,
+                    hint="what lies before it can be restored: name it as the target",
+                )
         return point
 
-    async def _prove_end(self, point: RecoveryPoint) -> None:
-        """Prove that recovery has stopped where the log ends, and not at a record that it could not read."""
+    async def _is_end(self, point: RecoveryPoint) -> bool:
+        """Tell whether the log ends where recovery has stopped, and not with a record that it could not read."""
         at = point.position.offset
         if self.feeder is None or at >= self._ends:
-            return
+            return True
         size = self.feeder.source.segment_size
-        name = segment_name(point.position.branch, at, size)
-        segment = await self.feeder.fetch(name)
-        if segment is not None and WalEnd(ends=self._ends, segment_size=size).after(at, segment) != "a record":
-            return
-        raise Corrupt(
-            f"recovery stopped at {point.position} in {name}, where the WAL makes no sense to it; the log goes on up "
-            f"to {self.plan.replay[-1].ends}",
-            operation="restore",
-            subject=self.manifest.target,
-            hint="everything before it can be restored: name it as the target",
-        )
+        segment = await self.feeder.fetch(segment_name(point.position.branch, at, size))
+        return segment is None or WalEnd(ends=self._ends, segment_size=size).after(at, segment) != "a record"
 
     async def _promote(self, server: Server, look: _Look) -> None:
         if look.recovering:
@@ -265,10 +265,14 @@ class Recovery:
                 await running.succeed(Interrupted)
         await server.ready("select not pg_is_in_recovery()", seconds=None)
 
-    def _tell(self, look: _Look) -> None:
-        if look.lsn is not None and self.reached is not None and (point := self._point(look)) != self._told:
-            self._told = point
+    def _tell(self, look: _Look) -> bool:
+        """Tell how far recovery has come; return whether it has moved."""
+        if look.lsn is None or (point := self._point(look)) == self._told:
+            return False
+        self._told = point
+        if self.reached is not None:
             self.reached(point)
+        return True
 
     def _point(self, look: _Look) -> RecoveryPoint:
         at = parse_lsn(look.lsn or "0/0")

@@ -247,6 +247,15 @@ async def test_a_role_that_may_not_replicate_is_refused(primary: TestServer) -> 
         primary.psql("drop role nobody")
 
 
+async def test_replication_is_enough_where_sql_is_not_allowed(primary: TestServer) -> None:
+    async with archiving(primary, dsn=primary.dsn("backup", "no_such_database")) as wal:
+        await durable(wal, write(primary))
+        await until(lambda: wal.status.findings)
+        (finding,) = wal.status.findings
+        assert finding.severity == "warning" and "cannot be watched" in finding.text
+        assert wal.status.slot_bytes is not None
+
+
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
     nowhere = f"host=127.0.0.1 port={free_port()} user=backup password=hidden"
     wal = WalArchiver("orders", dsn=nowhere, archive=Archive(MemoryStore()))

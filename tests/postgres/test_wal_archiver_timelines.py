@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from resilience import Archive
-from resilience.model.errors import LineageBroken
+from resilience.model.errors import LineageBroken, WouldLeaveGap
 from resilience.model.log import Branch
 from resilience.postgres import wal_archiver
 from resilience.postgres.lsn import parse_lsn
@@ -189,6 +189,24 @@ async def test_another_timeline_of_the_same_name_is_another_lineage(
     with pytest.raises(LineageBroken, match="the archive's timeline 2 forked at"):
         async with archiver(second, archive):
             raise AssertionError("it was entered")
+
+
+async def test_a_server_of_timelines_that_the_archive_does_not_know_begins_a_new_chain_when_told(
+    new_server: NewServer, standby_of: StandbyOf
+) -> None:
+    primary = new_server(16)
+    standby, archive = standby_of(primary), Archive(MemoryStore())
+    await promoted(standby)
+    async with archiving(standby, archive) as wal:
+        await durable(wal, write(standby))
+    with pytest.raises(WouldLeaveGap, match="a timeline that the server never was on; it is at .* on 1"):
+        async with archiving(primary, archive):
+            raise AssertionError("it was entered")
+    async with archiving(primary, archive, new_chain=True) as wal:
+        end = write(primary)
+        await durable(wal, end)
+    await as_the_server_has_it(archive, primary, branch="1", ends=end)
+    await as_the_server_has_it(archive, standby, branch="2")
 
 
 async def test_the_slot_of_a_standby_is_kept_and_moved_on(new_server: NewServer, standby_of: StandbyOf) -> None:

@@ -115,10 +115,10 @@ class Opener:
         known = await log.survey()
         path = legs(facts.timeline, facts.history)
         begun = go_on(known, path, facts.segment_size)
+        if begun is None and known.watermarks and not self.anew:
+            ends, there = known.watermarks[-1].ends, position(facts.timeline, facts.flushed)
+            raise self._gap(f"the archive ends at {ends}, a timeline that the server never was on; it is at {there}")
         slot = await self._slot(stream, expected=begun is not None)
-        if begun is None and known.watermarks:
-            newest = known.watermarks[-1].ends
-            raise self._broken(f"the archive ends at {newest}, a timeline that the server never was on")
         start = begun or fresh(slot.timeline or facts.timeline, slot.reserved or facts.flushed, facts.segment_size)
         ends = {leg.timeline: leg.ends for leg in path}[start.timeline]
         if start.durable > (facts.flushed if ends is None else ends):
@@ -169,12 +169,7 @@ class Opener:
             if self._made:
                 with suppress(ResilienceError):
                     await called(stream, stream.drop_slot)
-            raise WouldLeaveGap(
-                f"the archive ends at {ends}, but the server has WAL from {begins} on only",
-                operation=OPERATION,
-                subject=self.name,
-                hint="take a base backup and begin a new chain (new_chain=True): what lies between is lost",
-            )
+            raise self._gap(f"the archive ends at {ends}, but the server has WAL from {begins} on only")
         for leg in unrecorded(await log.survey(), legs(facts.timeline, facts.history), anew.timeline):
             await log.record(await _history(stream, leg))
         reason = f"the server had removed this WAL when a new chain was begun with slot {self.slot}"
@@ -208,6 +203,10 @@ class Opener:
             text = f"the standby has WAL up to {theirs}, the archive up to {ours}"
             return Unavailable(text, operation=OPERATION, subject=self.name)
         return self._broken(f"the archive ends at {ours}, the server's WAL at {theirs}: it has lost some")
+
+    def _gap(self, text: str) -> WouldLeaveGap:
+        hint = "begin a new chain (new_chain=True) and take a base backup: what lies between is lost"
+        return WouldLeaveGap(text, operation=OPERATION, subject=self.name, hint=hint)
 
     def _broken(self, text: str) -> LineageBroken:
         hint = "archive it under a name of its own, beginning with a base backup"

@@ -215,7 +215,10 @@ class WalStream(Replies):
         if length <= 0:
             self._ended = length < 0
             return None
-        parsed = parse(message)
+        try:
+            parsed = parse(message)
+        except ValueError as error:
+            raise Unreachable(str(error), operation=self.operation, subject=self.dsn.where) from None
         if isinstance(parsed, Keepalive):
             self._proof = self._prover.keepalive(parsed, answer=self._pinged and not parsed.wants_reply)
             self._pinged = self._pinged and parsed.wants_reply

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 
 import asyncpg
-from attrs import define, evolve, field, frozen
+from attrs import Factory, define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
 from resilience.model.capture import Restored
@@ -85,7 +85,9 @@ class Recovery:
     plan: RestorePlan
     feeder: Feeder | None = None
     ending: Ending
-    new_tablespaces: NewTablespaces
+    new_tablespaces: NewTablespaces = field(
+        default=Factory(lambda self: NewTablespaces(self.isolation.data), takes_self=True)
+    )
     reached: Reached | None = None
     again: Mapping[str, str] = field(factory=dict, init=False)
     _oids: Collection[str] = field(default=(), init=False)

@@ -105,7 +105,6 @@ class Prefetcher:
 
     async def run(self) -> None:
         """Fetch ahead until cancelled; then the spool is emptied of what was not taken."""
-        await self._empty()
         try:
             while True:
                 await self._look()
@@ -115,9 +114,10 @@ class Prefetcher:
                 self._wake.clear()
         finally:
             await stop_tasks(list(self._fetching.values()))
-            await self._empty()
+            await self.empty()
 
-    async def _empty(self) -> None:
+    async def empty(self) -> None:
+        """Remove what PostgreSQL has not taken, also what an earlier process left."""
         names = await self.opened.spool.names()
         await self._drop({name for name in names if len(name.removesuffix(_ASKED)) == _LENGTH})
 
@@ -165,7 +165,7 @@ class Prefetcher:
         return [segment_name(self._last.timeline, begins + (each + 1) * size, size) for each in range(count)]
 
     async def _found(self) -> set[str]:
-        """Return the segments that are in the spool, also those an earlier process left."""
+        """Return the segments that are in the spool."""
         return {name for name in await self.opened.spool.names() if len(name) == _LENGTH}
 
     async def _drop(self, names: set[str]) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resilience.concurrency import stop_tasks
-from resilience.postgres.spool import UNKNOWN, Answer, Request
+from resilience.postgres.spool import UNKNOWN, Answer, Request, Spool
 
 from .config import WalConfig, stamp
 from .fetching import Prefetcher
@@ -27,6 +27,7 @@ from .opened import Opened, opened
 from .ready import Ready
 
 LOCK = ".lock"
+LOCK_SECONDS = 1.0
 LOG = ".log"
 LOG_AT_MOST = 1 << 20
 LOOK_SECONDS = 0.5
@@ -40,12 +41,14 @@ async def serve(config: WalConfig, *, after: str = "") -> bool:
     `after` names a segment that was just fetched: what follows it is fetched ahead.
     """
     async with opened(config) as found:
-        with locked(found.spool.folder) as lock:
-            if lock is None:
+        with _handle(found.spool.folder) as lock:
+            if not await _locked(lock):
+                _logger.info("another process serves %s", found.spool.folder)
                 return False
             os.truncate(lock, 0)
             os.write(lock, f"{os.getpid()}\n".encode())
             prefetcher, ready = Prefetcher(found), Ready(found)
+            await prefetcher.empty()
             if after:
                 prefetcher.begin(after)
 
@@ -87,21 +90,26 @@ async def _asked_to_leave() -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[int | None]:
-    """Hold a spool's lock, and yield its handle; None if another process does."""
+def _handle(folder: Path) -> Iterator[int]:
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        yield handle if _lock(handle) else None
+        yield handle
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+async def _locked(handle: int) -> bool:
+    """Take the lock; one whose holder is just dying is given back a moment later."""
+    deadline = asyncio.get_running_loop().time() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(LOCK_SECONDS / 20)
+        else:
+            return True
 
 
 def leave_behind(config: WalConfig, *, after: str = "") -> None:
@@ -113,9 +121,8 @@ def leave_behind(config: WalConfig, *, after: str = "") -> None:
 
 
 def _leave_behind(config: WalConfig, after: str) -> None:
-    with locked(config.folder) as lock:
-        if lock is None:
-            return
+    if Spool(config.folder).is_served():
+        return
     written = config.folder / LOG
     with suppress(FileNotFoundError):
         if written.stat().st_size > LOG_AT_MOST:

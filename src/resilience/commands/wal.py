@@ -47,13 +47,13 @@ async def push(config: WalConfig, path: str) -> int:
 async def get(config: WalConfig, name: str, path: str, *, absent: int) -> int:
     """Fetch one file and return the exit status."""
     async with opened(config) as found:
+        leave_behind(config, after=name)  # it starts and fetches what follows while we fetch this
         answer = await fetch(found, name)
         if answer.status == 0:
             (found.spool.folder / answer.text).rename((found.config.data or Path()) / path)
     if answer.status == UNKNOWN:
         sys.stderr.write(f"resilience: fetch {name}: {answer.text}\n")
         return UNKNOWN
-    leave_behind(config, after=name)
     return absent if answer.status == ABSENT else 0
 
 

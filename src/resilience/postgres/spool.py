@@ -125,6 +125,17 @@ class Spool:
                     (self.folder / SOCKET).unlink()
             await stop_tasks(list(serving))
 
+    def is_served(self) -> bool:
+        """Tell whether anybody answers there now."""
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+            finally:
+                os.close(folder)
+            return True
+        return False
+
     def command(
         self, *, python: str | None = None, seconds: float = ANSWER_SECONDS, fallback: Sequence[str] = ()
     ) -> str:

@@ -100,7 +100,7 @@ async def test_many_slices_of_a_segment_are_read_as_few(primary: TestServer) -> 
     fill(primary)
     async with archiving(primary, archive) as wal:
         await durable(wal, flushed(primary))
-        for _ in range(21):
+        for _ in range(15):
             before = wal.status.slices
             await durable(wal, write(primary, 1))
             assert wal.status.slices >= before
@@ -108,7 +108,7 @@ async def test_many_slices_of_a_segment_are_read_as_few(primary: TestServer) -> 
     async with log_of(archive, primary) as log:
         found = await logged(log)
     needed = sum(entry.segment is not None for entry in found.entries)
-    assert made >= 15
+    assert made >= 10
     assert needed <= made.bit_length() + 1
 
 
@@ -171,7 +171,7 @@ async def test_an_idle_server_keeps_the_rpo_small(primary: TestServer) -> None:
 
 async def test_complete_at_never_promises_what_is_not_archived(primary: TestServer) -> None:
     async with archiving(primary) as wal:
-        for _ in range(10):
+        for _ in range(5):
             write(primary, 1)
             status, answer = wal.status, primary.psql("select clock_timestamp(), pg_current_wal_flush_lsn()")
             assert status.complete_at is None or status.complete_at < datetime.fromisoformat(answer.split("|")[0])

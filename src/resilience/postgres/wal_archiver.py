@@ -218,7 +218,9 @@ class _Running:
             except ResilienceError as error:
                 text = f"the slot {self._slots.name} cannot be watched: {error}"
                 finding = Finding(severity="warning", subject=self.archiver.name, text=text)
-                self.progress.watched("slot", (finding,))
+                # That a server is away is said otherwise.
+                away = isinstance(error, Unavailable) and not self.progress.connected
+                self.progress.watched("slot", () if away else (finding,))
                 self.progress.slot_bytes = None
             else:
                 if names_standby(seen.synchronous, self._opener.application):

@@ -116,8 +116,8 @@ class Opener:
         path = legs(facts.timeline, facts.history)
         begun = go_on(known, path, facts.segment_size)
         if begun is None and known.watermarks and not self.anew:
-            ends, there = known.watermarks[-1].ends, position(facts.timeline, facts.flushed)
-            raise self._gap(f"the archive ends at {ends}, a timeline that the server never was on; it is at {there}")
+            ours, theirs = known.watermarks[-1].ends, position(facts.timeline, facts.flushed)
+            raise self._gap(f"the archive ends at {ours}, a timeline that the server never was on; it is at {theirs}")
         slot = await self._slot(stream, expected=begun is not None)
         start = begun or fresh(slot.timeline or facts.timeline, slot.reserved or facts.flushed, facts.segment_size)
         ends = {leg.timeline: leg.ends for leg in path}[start.timeline]

@@ -15,8 +15,8 @@ from pathlib import Path
 from attrs import define, field, frozen
 
 from harness import Run, back_memory, machine_cpu, percentile, wait_until_quiet
+from resilience.commands import archive_command, restore_command
 from resilience.commands.config import load
-from resilience.commands.lines import archiving, restoring
 from resilience.commands.resident import LOCK
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 from resilience.testing.python import reachable_python
@@ -196,7 +196,11 @@ def ours(bench: Bench) -> Shipper:
 
     bench.stops.append(stop)
     return Shipper(
-        name=OURS, push=archiving(loaded, python=python), get=restoring(loaded, python=python), clear=clear, stop=stop
+        name=OURS,
+        push=archive_command(config, python=python),
+        get=restore_command(config, python=python),
+        clear=clear,
+        stop=stop,
     )
 
 

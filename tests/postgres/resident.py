@@ -14,6 +14,7 @@ from attrs import define, field
 
 from resilience.commands import archive_command, restore_command
 from resilience.commands.resident import LOCK
+from resilience.postgres.spool import config_line
 from resilience.postgres.tools import tied
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 
@@ -54,12 +55,12 @@ class Commands:
     @property
     def archive_command(self) -> str:
         """The line for postgresql.conf."""
-        return archive_command(self.config, python=self.python)
+        return config_line("archive_command", archive_command(self.config, python=self.python))
 
     @property
     def restore_command(self) -> str:
         """The line for postgresql.conf."""
-        return restore_command(self.config, python=self.python)
+        return config_line("restore_command", restore_command(self.config, python=self.python))
 
     @property
     def spool(self) -> Path:

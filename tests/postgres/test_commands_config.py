@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resilience import Archive
-from resilience.commands import archive_command, restore_command
+from resilience.commands import postgresql_conf
 from resilience.commands.config import load
 from resilience.commands.wal import main
 from resilience.model.errors import Corrupt, Refused, Unsupported
@@ -87,7 +87,7 @@ def test_without_a_cluster_it_is_said_which_was_looked_for(tmp_path: Path, monke
 def test_the_lines_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, 'target = "orders"\ndirectory = "/b"')
     assert main([str(path), "lines"]) == 0
-    assert capsys.readouterr().out == f"{archive_command(path)}\n{restore_command(path)}\n"
+    assert capsys.readouterr().out == f"{postgresql_conf(path)}\n"
     assert main([str(path), "dance"]) > 125
     assert main([str(path), "push"]) > 125
 

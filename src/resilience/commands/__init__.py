@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .config import WalConfig
-    from .lines import archive_command, restore_command
+    from .lines import archive_command, postgresql_conf, restore_command
 
-__all__ = ["WalConfig", "archive_command", "restore_command"]
+__all__ = ["WalConfig", "archive_command", "postgresql_conf", "restore_command"]
 
-_HOMES = {"WalConfig": "config", "archive_command": "lines", "restore_command": "lines"}
+_HOMES = {"WalConfig": "config", "archive_command": "lines", "postgresql_conf": "lines", "restore_command": "lines"}
 
 
 def __getattr__(name: str) -> object:

@@ -25,7 +25,7 @@ from resilience.postgres.spool import ABSENT, UNKNOWN
 
 from .config import WalConfig, load
 from .fetching import fetch
-from .lines import archive_command, restore_command
+from .lines import postgresql_conf
 from .opened import opened
 from .pushing import Pusher
 from .resident import leave_behind, serve
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
 
 async def lines(config: WalConfig) -> int:
     """Print what belongs into postgresql.conf."""
-    sys.stdout.write(f"{archive_command(config.path)}\n{restore_command(config.path)}\n")
+    sys.stdout.write(f"{postgresql_conf(config.path)}\n")
     return 0
 
 

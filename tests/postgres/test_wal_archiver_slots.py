@@ -143,6 +143,20 @@ async def test_an_invalidated_slot_ends_the_archiving_loudly(new_server: NewServ
         assert len((await log.survey()).gaps) == 1
 
 
+async def test_a_slot_that_was_idle_for_too_long_is_made_again(new_server: NewServer) -> None:
+    server, archive = new_server(18, settings={"idle_replication_slot_timeout": "1s"}), Archive(MemoryStore())
+    async with archiving(server, archive) as wal:
+        await durable(wal, write(server))
+    await asyncio.sleep(1.1)
+    server.psql("checkpoint")
+    assert server.psql("select invalidation_reason from pg_replication_slots") == "idle_timeout"
+    async with archiving(server, archive) as wal:
+        end = write(server)
+        await durable(wal, end)
+        assert any("has been made again" in finding.text for finding in wal.status.findings)
+    await as_the_server_has_it(archive, server, ends=end)
+
+
 async def test_of_two_archivers_on_one_slot_the_second_is_told(primary: TestServer) -> None:
     async with archiving(primary) as wal:
         pid = primary.psql("select active_pid from pg_replication_slots where slot_name = 'resilience_orders'")

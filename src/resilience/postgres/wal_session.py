@@ -28,7 +28,7 @@ from .client import Dsn, replication
 from .lsn import position
 from .wal_names import parse_history
 from .wal_start import Leg, Start, fresh, go_on, legs, names_standby, unrecorded
-from .wal_stream import ServerFacts, SlotFacts, WalRemoved, WalStream
+from .wal_stream import ServerFacts, SlotFacts, SlotLost, WalRemoved, WalStream
 
 T = TypeVar("T")
 
@@ -130,6 +130,10 @@ class Opener:
             await called(stream, partial(stream.start, start.timeline, start.begins, expected=start.begins < reach))
         except WalRemoved:
             await self._hole(stream, facts, log, start, slot)
+        except SlotLost as error:
+            # It is there and physical, so it was invalidated; since 18 one may be that still knows where it began.
+            await called(stream, stream.drop_slot)
+            raise LookAgain(error.what, operation=OPERATION, subject=self.name) from error
         if start.watermark is None:
             # Without it, an entry that is stored before the one ahead of it would be taken for the beginning.
             begins = position(start.timeline, start.begins)

@@ -26,9 +26,10 @@ NAME = "before 'the' \\ mistake %f"
 
 @define
 class Story:
-    """What happened to a server, row by row, and the archive that knows it: two backups, and the log."""
+    """What happened to a server, row by row, and the archive that knows it: a backup, or `twice`, and the log."""
 
     server: TestServer
+    twice: bool
     archive: Archive = field(factory=lambda: Archive(MemoryStore(), object_size=1 << 20))
     moments: list[datetime] = field(factory=list)
     manifests: list[Manifest] = field(factory=list)
@@ -47,7 +48,8 @@ class Story:
         await self._insert(3)
         self.xid = int(server.psql("insert into rows values (4) returning pg_current_xact_id()"))
         self.moments.append(self.moments[-1])
-        self.manifests.append(await back_up(server, self.archive))
+        if self.twice:
+            self.manifests.append(await back_up(server, self.archive))
         await self._insert(5)
         server.psql("checkpoint")
         await archive_wal(server, self.archive, self.manifests[0])
@@ -68,7 +70,7 @@ def story_of(session_folder: Path, postgres_bin: Callable[[int], Path]) -> Tell:
         if major not in told:
             folder = owned_folder(Path(tempfile.mkdtemp(prefix=f"story-{major}-", dir=session_folder)))
             with running_server(folder, postgres_bin(major), settings={**SETTINGS, "fsync": "off"}) as server:
-                told[major] = Story(server)
+                told[major] = Story(server, twice=major == 17)
                 await told[major].happen()
         return told[major]
 
@@ -98,10 +100,9 @@ async def test_a_restore_to_a_moment_has_what_was_committed_by_then(
         (lambda story: RecoveryTarget.name(NAME, base=story.manifests[0].id), [0, 1]),
         (lambda story: RecoveryTarget.xid(story.xid), [0, 1, 2, 3, 4]),
         (lambda story: RecoveryTarget.backup(story.manifests[0].id), [0]),
-        (lambda story: RecoveryTarget.backup(story.manifests[1].id), [0, 1, 2, 3, 4]),
         (lambda _: RecoveryTarget.latest(), [0, 1, 2, 3, 4, 5]),
     ],
-    ids=["just before", "between backups", "after the last", "lsn", "name", "xid", "backup", "newer backup", "latest"],
+    ids=["just before", "between backups", "after the last", "lsn", "name", "xid", "backup", "latest"],
 )
 async def test_every_kind_of_target_is_met_exactly(
     story_of: Tell,

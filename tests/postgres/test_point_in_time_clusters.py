@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -12,7 +13,7 @@ from resilience import Archive, Refused, restore
 from resilience.model.targets import RecoveryTarget
 from resilience.postgres import PostgresDataDirectory, PostgresScratch
 from resilience.stores import MemoryStore
-from resilience.testing.postgres import owned_folder
+from resilience.testing.postgres import TestServer, owned_folder
 
 from ..conftest import NewServer
 from .archived import SETTINGS, archive_wal, ask, back_up, insert, rows
@@ -54,6 +55,22 @@ async def test_settings_raised_and_databases_dropped_since_the_backup(new_server
                 await connection.close()
         await into.discard()
     assert untouched == {path: path.stat().st_mtime_ns for path in where.rglob("*")}
+
+
+async def test_the_log_of_a_primary_goes_on_where_a_backup_of_its_standby_ends(
+    new_server: NewServer, standby_of: Callable[[TestServer], TestServer], tmp_owned: Path
+) -> None:
+    source = new_server(17, settings=SETTINGS)
+    source.psql("create table rows (id int)")
+    archive = Archive(MemoryStore(), object_size=1 << 20)
+    manifest = await back_up(standby_of(source), archive)
+    moments = [insert(source, row) for row in (1, 2)]
+    await archive_wal(source, archive, manifest)
+    for target, wanted in ((RecoveryTarget.time(moments[0]), [1]), (RecoveryTarget.latest(), [1, 2])):
+        into = PostgresDataDirectory(tmp_owned / "data", bin_dir=source.bin_dir)
+        await restore(archive, "orders", into=into, until=target)
+        assert await rows(into) == wanted
+        await into.discard()
 
 
 async def test_a_scratch_restore_beside_a_live_archive_leaves_it_untouched(

@@ -49,7 +49,6 @@ async def test_both_timelines_can_be_restored_to_after_a_restore_was_archived_on
         (RecoveryTarget.time(before, timeline="2"), [1], "1"),
         (RecoveryTarget.time(mistake), [1, 2], "1"),
         (RecoveryTarget.time(after), [1, 3], "2"),
-        (RecoveryTarget.latest(timeline="1"), [1, 2], "1"),
         (RecoveryTarget.latest(timeline="2"), [1, 3, 4], "2"),
     ]
     for target, held, branch in wanted:

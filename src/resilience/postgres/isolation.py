@@ -111,6 +111,8 @@ _NOT_YET = (
 )
 # Said by a server that has just ended its recovery, and by asyncpg of a connection that the server has closed.
 _RACED = ("recovery is not in progress", "connection is closed")
+# Recovery has dropped the database we were in, or is about to, or it takes no connections any more.
+_HOMELESS = (asyncpg.InvalidCatalogNameError, asyncpg.ObjectNotInPrerequisiteStateError)
 _LAST_HOME = "template1"
 
 
@@ -286,9 +288,11 @@ class Server:
         """Return if the server may answer later, or else raise why it never will."""
         if self.running.process.returncode is not None:
             await self._ended()
-        if isinstance(error.__cause__, asyncpg.InvalidCatalogNameError) and self.dsn.parameters["dbname"] != _LAST_HOME:
-            self.dsn = self.dsn.database(_LAST_HOME)  # recovery has dropped the one we were in
-        elif not isinstance(error.__cause__, _NOT_YET) and not any(words in error.what for words in _RACED):
+        if isinstance(error.__cause__, _NOT_YET) or _RACED in error.what:
+            return
+        if isinstance(error.__cause__, _HOMELESS) and self.dsn.parameters["dbname"] != _LAST_HOME:
+            self.dsn = self.dsn.database(_LAST_HOME)
+        else:
             raise Interrupted(
                 f"the server does not answer: {error.what}", operation="start", subject="postgres"
             ) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Collection, Mapping
 from contextlib import nullcontext
@@ -13,7 +15,7 @@ from attrs import Factory, define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
 from resilience.model.capture import Restored
-from resilience.model.errors import Corrupt, Interrupted
+from resilience.model.errors import Corrupt, Interrupted, ResilienceError, StorageFailed
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
@@ -35,6 +37,7 @@ from .wal_names import segment_name
 
 RECOVERY, STANDBY = "recovery.signal", "standby.signal"
 STUCK_SECONDS = 30.0
+_DISK_FULL = os.strerror(errno.ENOSPC)
 _OUTGROWN = "insufficient parameter settings"
 _LOOK = """
 select pg_is_in_recovery() as recovering,
@@ -97,8 +100,8 @@ class Recovery:
         """Recover, compare what was reached with what was asked, end as asked, and stop the server cleanly.
 
         What was written is not durable yet. Raises NotRecoverable if the target is not in the log, LogGap and other
-        Corrupt if the log is damaged or the recovery stops short, Unavailable if its store stays away, Interrupted with
-        the server's own words if it cannot start.
+        Corrupt if the log is damaged or the recovery stops short, Unavailable if its store stays away, StorageFailed if
+        the disk is full, Interrupted with the server's own words if it cannot start.
         """
         asked = self._asked()
         while True:
@@ -110,19 +113,27 @@ class Recovery:
             except _Outgrown:
                 continue
             except Interrupted as error:
-                if self.feeder is not None and self.feeder.failed is not None:
-                    raise self.feeder.failed from error
-                if (refused := self.new_tablespaces.refusal(error.what, subject=self.manifest.target)) is not None:
-                    raise refused from error
-                if stopping.TOO_EARLY in error.what:
-                    raise stopping.too_early(self.plan.until, subject=self.manifest.target) from error
-                if stopping.NOT_REACHED not in error.what:
+                if asked and stopping.NOT_REACHED in error.what and self._answered_by_all():
+                    asked = {}
+                    if self.feeder is not None:
+                        self.feeder.ends = self._ends
+                    continue
+                if (meant := self._meant(error.what)) is None:
                     raise
-                if not self._answered_by_all():
-                    raise stopping.missed(self.plan.until, subject=self.manifest.target) from error
-                asked = {}
-                if self.feeder is not None:
-                    self.feeder.ends = self._ends
+                raise meant from error
+
+    def _meant(self, said: str) -> ResilienceError | None:
+        """Return what a server's last words mean; None if they have to speak for themselves."""
+        until, target = self.plan.until, self.manifest.target
+        if self.feeder is not None and self.feeder.failed is not None:
+            return self.feeder.failed
+        if _DISK_FULL in said:
+            return StorageFailed(said, operation="restore", subject=str(self.isolation.data), hint="make room")
+        if stopping.TOO_EARLY in said:
+            return stopping.too_early(until, subject=target)
+        if stopping.NOT_REACHED in said:
+            return stopping.missed(until, subject=target)
+        return self.new_tablespaces.refusal(said, subject=target)
 
     def settle(self, mark: Mark) -> None:
         """Write what a server that is still in recovery needs to go on, before the mark is lifted."""

@@ -288,7 +288,7 @@ class Server:
         """Return if the server may answer later, or else raise why it never will."""
         if self.running.process.returncode is not None:
             await self._ended()
-        if isinstance(error.__cause__, _NOT_YET) or _RACED in error.what:
+        if isinstance(error.__cause__, _NOT_YET) or any(words in error.what for words in _RACED):
             return
         if isinstance(error.__cause__, _HOMELESS) and self.dsn.parameters["dbname"] != _LAST_HOME:
             self.dsn = self.dsn.database(_LAST_HOME)

@@ -97,7 +97,7 @@ class Commands:
         with suppress(FileNotFoundError, ValueError):
             pid = int((self.spool / LOCK).read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if b"resilience.commands.wal" in words and b"serve" in words and os.fsencode(self.config) in words:
+            if b"resilience.commands.wal" in words and os.fsencode(self.config) in words:
                 return pid
         return None
 
@@ -105,7 +105,7 @@ class Commands:
         """End the resident, if there is one, and wait until it is gone."""
         if (pid := self.resident()) is not None:
             os.kill(pid, number)
-            until(lambda: self.resident() is None)
+            until(lambda: gone(pid))
 
     def push(self, path: str | Path) -> subprocess.CompletedProcess[str]:
         """Run the archive_command for a file as the server would."""
@@ -124,6 +124,14 @@ class Commands:
         """Wait until everything that was finished is archived."""
         status = self.wal / "archive_status"
         until(lambda: not list(status.glob("*.ready")))
+
+
+def gone(pid: int) -> bool:
+    """Tell whether a process has ended so far that its sockets are closed."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def until(condition: Callable[[], object]) -> None:

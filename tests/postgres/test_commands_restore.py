@@ -155,6 +155,7 @@ async def both(commands: Filled, wanted: str) -> set[int]:
     commands.end()
     without = commands.fetch(wanted).returncode
     commands.end()
+    shutil.rmtree(commands.spool)  # it may have been given what is fetched next
     assert commands.fetch(name(3)).returncode == 0
     until(commands.resident)
     until(lambda: (commands.spool / "ask").exists())

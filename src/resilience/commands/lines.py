@@ -11,8 +11,8 @@ from resilience.postgres.spool import config_line, fetching, quoted
 
 from .config import WalConfig, load
 from .ready import SAME, SINCE
-from .resident import MODULE
 
+MODULE = "resilience.commands.wal"
 PUSH_SECONDS = 300.0
 FETCH_SECONDS = 60.0
 

@@ -12,13 +12,12 @@ import fcntl
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resilience.concurrency import stop_tasks
+from resilience.model.errors import ResilienceError
 from resilience.postgres.spool import UNKNOWN, Answer, Request, Spool
 
 from .config import WalConfig, stamp
@@ -31,7 +30,6 @@ LOCK_SECONDS = 1.0
 LOG = ".log"
 LOG_AT_MOST = 1 << 20
 LOOK_SECONDS = 0.5
-MODULE = "resilience.commands.wal"
 _logger = logging.getLogger(__name__)
 
 
@@ -113,25 +111,40 @@ async def _locked(handle: int) -> bool:
 
 
 def leave_behind(config: WalConfig, *, after: str = "") -> None:
-    """Start a resident process that outlives this one, unless there is one; it is no error if it cannot be started."""
+    """Have a copy of this process stay as the resident one, unless there is one; it is no error if it cannot.
+
+    It is forked, since everything is loaded here already; call it while no event loop and no thread runs.
+    """
     try:
-        _leave_behind(config.located(), after)
-    except OSError as error:
+        config = config.located()
+        config.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if Spool(config.folder).is_served() or os.fork():
+            return
+    except (OSError, ResilienceError) as error:
         _logger.warning("no resident process was left behind: %s", error)
-
-
-def _leave_behind(config: WalConfig, after: str) -> None:
-    if Spool(config.folder).is_served():
         return
+    status = 1
+    try:
+        _detach(config)
+        asyncio.run(serve(config, after=after))
+        status = 0
+    except Exception:
+        _logger.exception("the resident process failed")
+    finally:
+        os._exit(status)  # nothing of what the copied process was about to do happens twice
+
+
+def _detach(config: WalConfig) -> None:
+    """Leave the session, the pipes and the folder of whoever called."""
+    os.setsid()
+    os.chdir(config.data or config.folder)
     written = config.folder / LOG
     with suppress(FileNotFoundError):
         if written.stat().st_size > LOG_AT_MOST:
             written.unlink()
-    command = [sys.executable, "-I", "-m", MODULE, str(config.path), "serve", *([after] if after else [])]
-    with written.open("ab") as log:
-        subprocess.Popen(
-            command, cwd=config.data, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
+    with open(os.devnull, "rb") as nothing, written.open("ab") as log:
+        for stream, number in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(stream.fileno(), number)
 
 
 def _unchanged(config: WalConfig) -> bool:

@@ -40,14 +40,12 @@ async def push(config: WalConfig, path: str) -> int:
         pusher = Pusher(opened=found)
         await pusher.push(pusher.data / path)
         await pusher.progress.record()
-    leave_behind(config)
     return 0
 
 
 async def get(config: WalConfig, name: str, path: str, *, absent: int) -> int:
     """Fetch one file and return the exit status."""
     async with opened(config) as found:
-        leave_behind(config, after=name)  # it starts and fetches what follows while we fetch this
         answer = await fetch(found, name)
         if answer.status == 0:
             (found.spool.folder / answer.text).rename((found.config.data or Path()) / path)
@@ -71,9 +69,16 @@ def main(arguments: Sequence[str]) -> int:
     except (ValueError, KeyError):
         sys.stderr.write(f"{__doc__}")
         return USAGE
-    failed = UNKNOWN if command.startswith("fetch") else FAILED
+    fetching = command.startswith("fetch")
+    failed = UNKNOWN if fetching else FAILED
     try:
-        return asyncio.run(coroutine(load(config), *rest))
+        loaded = load(config)
+        if fetching:
+            leave_behind(loaded, after=rest[0])  # it fetches what follows while we fetch this
+        status = asyncio.run(coroutine(loaded, *rest))
+        if command == "push":
+            leave_behind(loaded)
+        return status
     except ResilienceError as error:
         sys.stderr.write(f"resilience: {error}\n")
     except Exception:

@@ -46,8 +46,7 @@ def entry(
 def entries(*bounds: int, branch: str = "1", later: float = 0) -> list[LogEntry]:
     """Make entries between neighbouring bounds, by a server whose clock is so many minutes ahead of a byte a minute."""
     return [
-        entry(begins, ends, branch, complete=ends + later, latest=ends + later)
-        for begins, ends in pairwise(bounds)
+        entry(begins, ends, branch, complete=ends + later, latest=ends + later) for begins, ends in pairwise(bounds)
     ]
 
 

@@ -236,6 +236,7 @@ def test_a_second_cluster_is_refused_under_the_same_name(
         until(other.resident)
         other.end()
         other.write('lineage = "7300000000000000001"')
+        other.server.psql("create table something ()")
         new = other.server.psql("select pg_walfile_name(pg_switch_wal())")  # the one before has its mark by now
         pushed = other.push(f"pg_wal/{new}")
         assert pushed.returncode == 1 and "it names cluster 7300000000000000001" in pushed.stderr

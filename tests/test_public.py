@@ -37,7 +37,7 @@ def test_the_systems_room_is_what_loads_the_system() -> None:
 def test_a_backup_does_not_wait_for_what_restores() -> None:
     loaded = loaded_after("from resilience.postgres import PostgresTarget")
     assert "resilience.postgres.target" in loaded
-    assert not {"resilience.postgres.directory", "resilience.postgres.dump"} & loaded
+    assert not {"resilience.postgres.directory", "resilience.postgres.dumps.target"} & loaded
 
 
 @pytest.mark.parametrize("name", resilience.__all__)

@@ -17,7 +17,7 @@ from resilience.model.log import Branch, LogEntry
 from resilience.postgres import PostgresDumpTarget, PostgresTarget
 from resilience.postgres.lsn import parse_lsn, position
 from resilience.postgres.tools import Tools
-from resilience.postgres.wal_names import segment_name
+from resilience.postgres.wal.names import segment_name
 from resilience.stores import LocalStore
 from resilience.testing.log_entries import opened, piece, plain, whole
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged

@@ -26,9 +26,9 @@ from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.postgres import PostgresDataDirectory, PostgresTarget
 from resilience.postgres.ending import Ending
-from resilience.postgres.prefetch import order
 from resilience.postgres.recovery import Recovery
-from resilience.postgres.wal_source import WalSource
+from resilience.postgres.wal.prefetch import order
+from resilience.postgres.wal.source import WalSource
 from resilience.primitives import Log
 from resilience.stores import LocalStore
 from resilience.testing.postgres import find_binaries, owned_folder, reachable_copy, unprivileged

@@ -14,7 +14,7 @@ from resilience.model.moments import utc_now
 from resilience.model.positions import Position
 from resilience.postgres import PostgresDataDirectory, PostgresScratch, PostgresTarget
 from resilience.postgres.lsn import parse_lsn, position
-from resilience.postgres.wal_names import WalName, parse_history
+from resilience.postgres.wal.names import WalName, parse_history
 from resilience.primitives import Log
 from resilience.testing.postgres import TestServer
 

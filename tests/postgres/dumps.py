@@ -15,9 +15,10 @@ from pathlib import Path
 import psycopg
 
 from resilience import Archive, restore
-from resilience.postgres import PostgresServer, loading
-from resilience.postgres.sql_text import quoted
-from resilience.postgres.staging import Staging
+from resilience.postgres import PostgresServer
+from resilience.postgres.dumps import loading
+from resilience.postgres.dumps.sql_text import quoted
+from resilience.postgres.dumps.staging import Staging
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer
 

@@ -9,7 +9,7 @@ import asyncio
 import sys
 
 from resilience import Archive
-from resilience.postgres.wal_archiver import WalArchiver
+from resilience.postgres.wal.archiver import WalArchiver
 from resilience.stores import LocalStore
 
 from .wal import SOON

@@ -10,8 +10,8 @@ from resilience.model.diagnosis import Checkup
 from resilience.model.findings import Finding
 from resilience.model.objectives import Objective
 from resilience.postgres.client import Dsn
-from resilience.postgres.doctor import examined
-from resilience.postgres.vitals import Archived, Setting, Slot, Vitals
+from resilience.postgres.health.doctor import examined
+from resilience.postgres.health.vitals import Archived, Setting, Slot, Vitals
 from resilience.reference import POSTGRESQL
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)

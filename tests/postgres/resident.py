@@ -14,8 +14,8 @@ from attrs import define, field
 
 from resilience.commands import archive_command, restore_command
 from resilience.commands.resident import LOCK
-from resilience.postgres.spool import config_line
 from resilience.postgres.tools import tied
+from resilience.postgres.wal.spool import config_line
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 
 SEGMENT = 1 << 20

@@ -15,7 +15,7 @@ from resilience.postgres import PostgresDataDirectory, PostgresTarget
 from resilience.postgres.client import Dsn
 from resilience.postgres.isolation import LiveServer
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_archiver import WalArchiver
+from resilience.postgres.wal.archiver import WalArchiver
 from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder, starts

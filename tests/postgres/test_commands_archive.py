@@ -12,7 +12,7 @@ import pytest
 
 from resilience import Archive
 from resilience.model.log import LogFacts
-from resilience.postgres.wal_source import WalSource
+from resilience.postgres.wal.source import WalSource
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer, owned_folder, running_server
 from resilience.testing.python import reachable_python

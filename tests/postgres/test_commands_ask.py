@@ -12,8 +12,8 @@ import pytest
 from attrs import define, field
 
 from resilience.model.errors import StorageFailed, Unreachable
-from resilience.postgres import ask
-from resilience.postgres.spool import ABSENT, UNKNOWN, Answer, Request, Spool, config_line
+from resilience.postgres.wal import ask
+from resilience.postgres.wal.spool import ABSENT, UNKNOWN, Answer, Request, Spool, config_line
 from resilience.testing.cancellation import cancellations, nothing_left_running
 
 NAME = "000000010000000000000007"

@@ -12,7 +12,7 @@ from resilience.commands import postgresql_conf
 from resilience.commands.config import load
 from resilience.commands.wal import main
 from resilience.model.errors import Corrupt, Refused, Unsupported
-from resilience.postgres.wal_header import read_control, read_header
+from resilience.postgres.wal.header import read_control, read_header
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer
 

@@ -16,8 +16,8 @@ from resilience import Archive
 from resilience.archive import layout
 from resilience.model.log import Branch, LogEntry
 from resilience.postgres.lsn import position
-from resilience.postgres.wal_header import read_control
-from resilience.postgres.wal_names import segment_name
+from resilience.postgres.wal.header import read_control
+from resilience.postgres.wal.names import segment_name
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 from resilience.testing.python import reachable_python

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from resilience import Corrupt, Unsupported
-from resilience.postgres.custom_dump import DumpReader
-from resilience.postgres.renaming import Renaming
+from resilience.postgres.dumps.custom import DumpReader
+from resilience.postgres.dumps.renaming import Renaming
 from resilience.testing.postgres import TestServer
 
 from .dumps import SHOP, drop_shop, inside, make_shop

@@ -19,9 +19,10 @@ from resilience.model.errors import Refused, TimedOut, Unreachable
 from resilience.model.findings import Finding
 from resilience.model.objectives import Objective
 from resilience.operations.doctor import doctor
-from resilience.postgres import PostgresTarget, vitals
+from resilience.postgres import PostgresTarget
+from resilience.postgres.health import vitals
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_archiver import WalArchiver
+from resilience.postgres.wal.archiver import WalArchiver
 from resilience.primitives import Diagnosable
 from resilience.reference import POSTGRESQL
 from resilience.stores import MemoryStore

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from resilience.postgres.vitals import Setting
+from resilience.postgres.health.vitals import Setting
 from resilience.reference import POSTGRESQL
 
 from .patients import HEALTHY, MIB, NOW, archiving, checkup, found, only, settings, with_settings

@@ -9,8 +9,8 @@ import pytest
 from attrs import evolve
 
 from resilience.model.objectives import Objective
-from resilience.postgres.doctor_wal import program
-from resilience.postgres.vitals import Archived, Slot
+from resilience.postgres.health.vitals import Archived, Slot
+from resilience.postgres.health.wal import program
 
 from .patients import GIB, HEALTHY, MIB, NOW, OURS, STANDBY, archiving, checkup, found, only, with_settings
 

@@ -20,9 +20,9 @@ from resilience.model.facts import DestinationFacts
 from resilience.model.moments import utc_now
 from resilience.planning.backup import plan_backup
 from resilience.postgres import PostgresDumpTarget, PostgresServer, destination
-from resilience.postgres.contents import Contents, Database, part_name
 from resilience.postgres.destination import Destination
-from resilience.postgres.dump import _misfits
+from resilience.postgres.dumps.contents import Contents, Database, part_name
+from resilience.postgres.dumps.target import _misfits
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.postgres import TestServer, owned_folder

@@ -16,8 +16,8 @@ import pytest
 
 from resilience import Archive, Conflict, Refused, ResilienceError, backup, restore
 from resilience.postgres import PostgresDumpTarget, PostgresServer
-from resilience.postgres.sql_text import quoted
-from resilience.postgres.staging import Staging
+from resilience.postgres.dumps.sql_text import quoted
+from resilience.postgres.dumps.staging import Staging
 from resilience.stores import LocalStore
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.postgres import TestServer

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from resilience.postgres import PostgresDumpTarget, PostgresServer
-from resilience.postgres.server import RunningServer
+from resilience.postgres.dumps.server import RunningServer
 from resilience.primitives import BackupTarget, RestoreDestination
 from resilience.testing.postgres import TestServer
 from resilience.testing.systems import RoundTripSuite

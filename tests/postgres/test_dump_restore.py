@@ -24,10 +24,11 @@ from resilience import (
 )
 from resilience.model.errors import StorageFailed
 from resilience.planning.restore import plan_restore
-from resilience.postgres import PostgresDumpTarget, PostgresServer, loading
-from resilience.postgres.contents import Contents
-from resilience.postgres.renaming import Renaming
-from resilience.postgres.sql_text import quoted
+from resilience.postgres import PostgresDumpTarget, PostgresServer
+from resilience.postgres.dumps import loading
+from resilience.postgres.dumps.contents import Contents
+from resilience.postgres.dumps.renaming import Renaming
+from resilience.postgres.dumps.sql_text import quoted
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, owned_folder
 

@@ -18,7 +18,8 @@ from resilience.model.capture import Captured, Part
 from resilience.model.ids import new_id
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
-from resilience.postgres import PostgresDumpTarget, PostgresDumpValidator, dump_validator
+from resilience.postgres import PostgresDumpTarget, PostgresDumpValidator
+from resilience.postgres.dumps import validator as dump_validator
 from resilience.stores import MemoryStore
 from resilience.testing.faults import changed, flipped, gone, truncated
 from resilience.testing.postgres import TestServer

@@ -9,7 +9,7 @@ import pytest
 
 from resilience import Conflict, Corrupt, ResilienceError, Unsupported
 from resilience.postgres.client import Dsn
-from resilience.postgres.globals import Present, Step, decoded, run, steps
+from resilience.postgres.dumps.globals import Present, Step, decoded, run, steps
 from resilience.testing.postgres import TestServer
 
 from .dumps import ask

@@ -17,11 +17,11 @@ from resilience.postgres.buffers import shared_buffers
 from resilience.postgres.ending import Ending, lines
 from resilience.postgres.lsn import parse_lsn, position
 from resilience.postgres.mark import MARK, Mark
-from resilience.postgres.prefetch import cut, order
 from resilience.postgres.stopping import check, settings_for
 from resilience.postgres.untar import FileSystems
-from resilience.postgres.wal_end import WalEnd
-from resilience.postgres.wal_names import segment_name
+from resilience.postgres.wal.end import WalEnd
+from resilience.postgres.wal.names import segment_name
+from resilience.postgres.wal.prefetch import cut, order
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer, starts
 

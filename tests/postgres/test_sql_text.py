@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resilience import Corrupt
-from resilience.postgres.sql_text import quoted, spliced, statements
+from resilience.postgres.dumps.sql_text import quoted, spliced, statements
 
 SCRIPT = r"""
 -- a comment; with a 'quote

@@ -12,7 +12,7 @@ from resilience import Archive
 from resilience.model.errors import Refused, Unreachable
 from resilience.model.events import Event
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_archiver import WalArchiver
+from resilience.postgres.wal.archiver import WalArchiver
 from resilience.stores import MemoryStore
 from resilience.testing.faults import WatchedStore
 from resilience.testing.postgres import TestServer, free_port

@@ -17,8 +17,9 @@ from resilience.model.errors import (
     StorageFailed,
 )
 from resilience.model.log import Branch, LogEntry, Watermark
-from resilience.postgres import wal_archiver, wal_streaming
 from resilience.postgres.lsn import position
+from resilience.postgres.wal import archiver as wal_archiver
+from resilience.postgres.wal import streaming as wal_streaming
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing.faults import WatchedStore, change, flipped
 from resilience.testing.postgres import TestServer

@@ -9,7 +9,7 @@ import pytest
 
 from resilience import Archive
 from resilience.model.errors import Refused
-from resilience.postgres import wal_streaming
+from resilience.postgres.wal import streaming as wal_streaming
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import cancellations
 from resilience.testing.faults import WatchedStore

@@ -15,9 +15,9 @@ from resilience.model.errors import (
     Refused,
     WouldLeaveGap,
 )
-from resilience.postgres import wal_archiver
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_names import segment_name
+from resilience.postgres.wal import archiver as wal_archiver
+from resilience.postgres.wal.names import segment_name
 from resilience.stores import MemoryStore
 from resilience.testing.faults import WatchedStore
 from resilience.testing.postgres import TestServer

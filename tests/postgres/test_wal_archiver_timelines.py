@@ -10,9 +10,9 @@ import pytest
 from resilience import Archive
 from resilience.model.errors import LineageBroken, WouldLeaveGap
 from resilience.model.log import Branch
-from resilience.postgres import wal_archiver
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_names import history_name
+from resilience.postgres.wal import archiver as wal_archiver
+from resilience.postgres.wal.names import history_name
 from resilience.stores import MemoryStore
 from resilience.testing.postgres import TestServer
 

@@ -15,8 +15,8 @@ from resilience.model.errors import ChecksumMismatch, LogGap, Unavailable, Unrea
 from resilience.model.log import Branch, Gap, LogEntry, Watermark
 from resilience.model.moments import utc_now
 from resilience.postgres.lsn import position
-from resilience.postgres.wal_names import history_name, segment_name
-from resilience.postgres.wal_source import WalSource
+from resilience.postgres.wal.names import history_name, segment_name
+from resilience.postgres.wal.source import WalSource
 from resilience.primitives import ObjectInfo
 from resilience.stores import MemoryStore
 from resilience.testing.faults import changed, flipped

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from resilience.model.errors import Corrupt, LineageBroken
 from resilience.model.log import Branch, LogFacts, Watermark
 from resilience.postgres.lsn import position
-from resilience.postgres.wal_messages import Data, Keepalive, Proof, Proofs, Prover, parse
-from resilience.postgres.wal_start import Start, fresh, go_on, legs, names_standby, unrecorded
+from resilience.postgres.wal.messages import Data, Keepalive, Proof, Proofs, Prover, parse
+from resilience.postgres.wal.start import Start, fresh, go_on, legs, names_standby, unrecorded
 
 SIZE = 0x1000000
 FIRST = "1\t0/3000100\tno recovery target specified\n"

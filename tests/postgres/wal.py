@@ -14,8 +14,8 @@ from attrs import define, field
 from resilience import Archive
 from resilience.model.log import LogEntry
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal_archiver import WalArchiver
-from resilience.postgres.wal_names import segment_name
+from resilience.postgres.wal.archiver import WalArchiver
+from resilience.postgres.wal.names import segment_name
 from resilience.primitives import Archiver, Log
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import nothing_left_running

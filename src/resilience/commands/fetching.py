@@ -12,8 +12,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from resilience.concurrency import in_thread, stop_tasks
 from resilience.model.errors import ResilienceError, Unavailable
-from resilience.postgres.spool import ABSENT, UNKNOWN, Answer
-from resilience.postgres.wal_names import WalName, segment_name
+from resilience.postgres.wal.names import WalName, segment_name
+from resilience.postgres.wal.spool import ABSENT, UNKNOWN, Answer
 
 from .opened import Opened
 

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from resilience.postgres import ask
-from resilience.postgres.spool import config_line, fetching, quoted
+from resilience.postgres.wal import ask
+from resilience.postgres.wal.spool import config_line, fetching, quoted
 
 from .config import WalConfig, load
 from .ready import SAME, SINCE

@@ -10,9 +10,9 @@ from attrs import frozen
 
 from resilience.concurrency import closing, in_thread
 from resilience.model.errors import Refused, StorageFailed
-from resilience.postgres.spool import Spool
-from resilience.postgres.wal_header import PG_CONTROL, Control, read_control
-from resilience.postgres.wal_source import WalSource
+from resilience.postgres.wal.header import PG_CONTROL, Control, read_control
+from resilience.postgres.wal.source import WalSource
+from resilience.postgres.wal.spool import Spool
 from resilience.primitives import Archiver, Log
 
 from .config import WalConfig

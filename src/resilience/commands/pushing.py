@@ -14,8 +14,8 @@ from resilience.concurrency import in_thread
 from resilience.model.errors import Corrupt, Refused, StorageFailed, Unsupported
 from resilience.model.log import Branch, LogEntry, Watermark
 from resilience.postgres.lsn import format_lsn, position
-from resilience.postgres.wal_header import PG_CONTROL, Control, SegmentHeader, read_control, read_header
-from resilience.postgres.wal_names import WalName, history_name, parse_history
+from resilience.postgres.wal.header import PG_CONTROL, Control, SegmentHeader, read_control, read_header
+from resilience.postgres.wal.names import WalName, history_name, parse_history
 from resilience.primitives import Log
 
 from .opened import Opened

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from resilience.concurrency import in_thread, stop_tasks
 from resilience.model.errors import ResilienceError
-from resilience.postgres.spool import Answer
+from resilience.postgres.wal.spool import Answer
 
 from .opened import Opened
 from .pushing import Pusher, WalFile, identity

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from resilience.concurrency import stop_tasks
 from resilience.model.errors import ResilienceError
-from resilience.postgres.spool import UNKNOWN, Answer, Request, Spool
+from resilience.postgres.wal.spool import UNKNOWN, Answer, Request, Spool
 
 from .config import WalConfig, stamp
 from .fetching import Prefetcher

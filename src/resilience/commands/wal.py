@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from resilience.model.errors import ResilienceError
-from resilience.postgres.spool import ABSENT, UNKNOWN
+from resilience.postgres.wal.spool import ABSENT, UNKNOWN
 
 from .config import WalConfig, load
 from .fetching import fetch

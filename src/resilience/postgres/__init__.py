@@ -6,15 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .archiver_status import ArchiverStatus
     from .directory import PostgresDataDirectory
-    from .dump import PostgresDumpTarget
-    from .dump_validator import PostgresDumpValidator
+    from .dumps.server import PostgresServer
+    from .dumps.target import PostgresDumpTarget
+    from .dumps.validator import PostgresDumpValidator
     from .scratch import PostgresScratch
-    from .server import PostgresServer
     from .target import PostgresTarget
     from .validator import PostgresBackupValidator
-    from .wal_archiver import WalArchiver
+    from .wal.archiver import WalArchiver
+    from .wal.status import ArchiverStatus
 
 __all__ = [
     "ArchiverStatus",
@@ -29,15 +29,15 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ArchiverStatus": "archiver_status",
+    "ArchiverStatus": "wal.status",
     "PostgresBackupValidator": "validator",
     "PostgresDataDirectory": "directory",
-    "PostgresDumpTarget": "dump",
-    "PostgresDumpValidator": "dump_validator",
+    "PostgresDumpTarget": "dumps.target",
+    "PostgresDumpValidator": "dumps.validator",
     "PostgresScratch": "scratch",
-    "PostgresServer": "server",
+    "PostgresServer": "dumps.server",
     "PostgresTarget": "target",
-    "WalArchiver": "wal_archiver",
+    "WalArchiver": "wal.archiver",
 }
 
 

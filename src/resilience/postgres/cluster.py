@@ -17,10 +17,10 @@ from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.primitives import StoredBackup
 
-from .contents import Contents
+from .dumps.contents import Contents
+from .dumps.server import PostgresServer
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .places import Places
-from .server import PostgresServer
 from .tools import Account, Tools
 
 PROGRAMS = ("initdb", "postgres", "pg_controldata", "pg_restore")

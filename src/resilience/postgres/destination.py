@@ -9,9 +9,10 @@ from attrs import field, frozen
 
 from resilience.model.findings import Finding, Severity
 
-from . import staging, survey
+from . import survey
 from .client import Dsn, sql
-from .contents import Contents, Database
+from .dumps import staging
+from .dumps.contents import Contents, Database
 
 _NAMES = "select datname::text as name, datallowconn as connectable, datistemplate as template from pg_database"
 _CLUSTER = """

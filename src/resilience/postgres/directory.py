@@ -31,13 +31,13 @@ from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
 from .new_tablespaces import NewTablespaces, open_up
 from .places import Places, is_empty, places_for
-from .prefetch import Feeder, order, segments_in
 from .recovery import Recovery
-from .spool import Spool, interpreter
 from .tools import Tools
 from .unpacking import Unpacking
 from .untar import PG_CONTROL, FileSystems
-from .wal_source import WalSource
+from .wal.prefetch import Feeder, order, segments_in
+from .wal.source import WalSource
+from .wal.spool import Spool, interpreter
 
 PATIENCE_SECONDS = 900.0
 PROGRAMS = ("postgres", "pg_controldata", "pg_ctl")

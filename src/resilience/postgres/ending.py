@@ -9,8 +9,8 @@ from attrs import field, frozen
 from psycopg import conninfo
 
 from .client import Dsn
-from .spool import config_line
 from .stopping import UNSET
+from .wal.spool import config_line
 
 End = Literal["promote", "pause", "shutdown", "standby"]
 NOTHING_MORE = "false"

@@ -30,10 +30,10 @@ from .isolation import Isolation, Server
 from .lsn import parse_lsn, position
 from .mark import Mark
 from .new_tablespaces import NewTablespaces
-from .prefetch import Feeder
 from .untar import write_durably
-from .wal_end import WalEnd
-from .wal_names import segment_name
+from .wal.end import WalEnd
+from .wal.names import segment_name
+from .wal.prefetch import Feeder
 
 RECOVERY, STANDBY = "recovery.signal", "standby.signal"
 STUCK_SECONDS = 30.0

@@ -55,7 +55,7 @@ class PostgresTarget:
 
     async def diagnose(self, objective: Objective) -> Checkup:
         """Examine the server against the reference and an objective; see `doctor()`. Writes nothing."""
-        from .doctor import diagnose  # a backup does not wait for what examines
+        from .health.doctor import diagnose  # a backup does not wait for what examines
 
         return await diagnose(self.dsn, objective, target=self.name, clock=self.clock)
 

@@ -9,10 +9,10 @@ from attrs import frozen
 from resilience.concurrency import closing
 from resilience.model.errors import LogGap, ObjectMissing, Unsupported
 from resilience.model.log import LogEntry
+from resilience.postgres.lsn import format_lsn, position
 from resilience.primitives import Log
 
-from .lsn import format_lsn, position
-from .wal_names import WalName, segment_name
+from .names import WalName, segment_name
 
 ZEROS = bytes(1 << 20)
 

@@ -12,12 +12,12 @@ from attrs import define, evolve, field
 from resilience.model.events import Notifier
 from resilience.model.findings import Finding
 from resilience.model.log import Watermark
+from resilience.postgres.lsn import position
 from resilience.primitives import Log
 
-from .archiver_status import ArchiverStatus
-from .lsn import position
-from .wal_assembly import Assembly
-from .wal_messages import moment
+from .assembly import Assembly
+from .messages import moment
+from .status import ArchiverStatus
 
 SEGMENTS_A_MARK = 16
 SECONDS_A_MARK = 60.0

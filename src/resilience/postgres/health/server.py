@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from resilience.model.findings import Finding
 from resilience.model.objectives import Objective
 from resilience.model.show import as_span
+from resilience.postgres.wal.start import names_standby
 from resilience.reference import POSTGRESQL_SETTINGS
 
 from .vitals import Vitals
-from .wal_start import names_standby
 
 BACKUP_SENDERS = 2
 """A running base backup needs two: one for the files, one for the WAL they need."""

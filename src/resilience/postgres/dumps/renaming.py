@@ -12,7 +12,7 @@ from attrs import define
 
 from resilience.model.errors import Corrupt
 
-from .custom_dump import Entry
+from .custom import Entry
 from .sql_text import Statement, quoted, spliced, statements
 
 # Bytes of every server encoding that are ASCII mean ASCII, so one byte a character finds names in any of them.

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from resilience.model.errors import Corrupt, Unsupported
 
-from .wal_names import SEGMENT_SIZES
+from .names import SEGMENT_SIZES
 
 PG_CONTROL = "global/pg_control"
 _STATE, _TIMELINE, _ALIGNMENT, _SEGMENT_SIZE = 16, 48, 204, 228

@@ -12,8 +12,8 @@ import asyncpg
 from attrs import field, frozen
 
 from resilience.model.errors import Conflict, Corrupt, Refused, ResilienceError, Unsupported
+from resilience.postgres.client import Dsn, from_server, sql
 
-from .client import Dsn, from_server, sql
 from .sql_text import Statement, spliced, statements
 
 # What a role has that was just created. To name some of these takes a superuser, to leave them out does not.

@@ -15,8 +15,7 @@ from attrs import field, frozen
 from psycopg import generators, pq, waiting
 
 from resilience.model.errors import ResilienceError, TimedOut
-
-from .client import Dsn, replication, sql
+from resilience.postgres.client import Dsn, replication, sql
 
 DEADLINE_SECONDS = 60.0
 SAMPLE_SECONDS = 0.5

@@ -19,16 +19,16 @@ from resilience.model.events import Notifier, Observer
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
+from resilience.postgres.client import Dsn, parse_dsn
 from resilience.primitives import Archiver
 
-from .archiver_status import ArchiverStatus
-from .client import Dsn, parse_dsn
+from .progress import Progress
+from .session import OPERATION, LookAgain, Opener
 from .slots import Slots
-from .wal_progress import Progress
-from .wal_session import OPERATION, LookAgain, Opener
-from .wal_start import names_standby
-from .wal_stream import SlotBusy, WalRemoved
-from .wal_streaming import Streaming, first_of
+from .start import names_standby
+from .status import ArchiverStatus
+from .stream import SlotBusy, WalRemoved
+from .streaming import Streaming, first_of
 
 LONGEST_PAUSE = 10.0
 BUSY_SECONDS = 5.0

@@ -23,14 +23,15 @@ from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
+from resilience.postgres import survey
+from resilience.postgres.client import Dsn, parse_dsn, sql
+from resilience.postgres.lsn import position
+from resilience.postgres.tools import Running, Tools
 from resilience.primitives import StoredBackup
 from resilience.streams.frames import FRAME_SIZE
 
-from . import staging, survey
-from .client import Dsn, parse_dsn, sql
+from . import staging
 from .contents import GLOBALS, Contents, Database, part_name
-from .lsn import position
-from .tools import Running, Tools
 
 CHUNKS_AHEAD = 2
 PROGRAMS = ("pg_dump", "pg_dumpall")

@@ -16,9 +16,9 @@ from resilience.concurrency import stop_tasks
 from resilience.model.errors import LogGap, ResilienceError, Unavailable
 from resilience.model.log import Stretch
 
+from .names import WalName, segment_name
+from .source import ZEROS, WalSource
 from .spool import ABSENT, UNKNOWN, Answer, Request, Spool
-from .wal_names import WalName, segment_name
-from .wal_source import ZEROS, WalSource
 
 _SEGMENT = re.compile("[0-9A-F]{24}")
 AHEAD_BYTES = 256 << 20

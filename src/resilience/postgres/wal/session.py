@@ -22,13 +22,13 @@ from resilience.model.errors import (
 )
 from resilience.model.findings import Finding
 from resilience.model.log import Branch, Gap, Watermark
+from resilience.postgres.client import Dsn, replication
+from resilience.postgres.lsn import position
 from resilience.primitives import Archiver, Log
 
-from .client import Dsn, replication
-from .lsn import position
-from .wal_names import parse_history
-from .wal_start import Leg, Start, fresh, go_on, legs, names_standby, unrecorded
-from .wal_stream import ServerFacts, SlotFacts, SlotLost, WalRemoved, WalStream
+from .names import parse_history
+from .start import Leg, Start, fresh, go_on, legs, names_standby, unrecorded
+from .stream import ServerFacts, SlotFacts, SlotLost, WalRemoved, WalStream
 
 T = TypeVar("T")
 

@@ -15,13 +15,13 @@ from resilience.concurrency import in_thread
 from resilience.model.errors import Corrupt, Unavailable, Unsupported
 from resilience.model.findings import Finding, Level, Verdict
 from resilience.model.show import as_bytes
+from resilience.postgres.tools import Tools
 from resilience.primitives import StoredBackup
 
 from . import globals as cluster_globals
 from .contents import GLOBALS, Contents
-from .custom_dump import DumpReader
+from .custom import DumpReader
 from .sql_text import statements
-from .tools import Tools
 
 
 @define(kw_only=True)

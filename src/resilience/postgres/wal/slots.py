@@ -15,9 +15,8 @@ from attrs import frozen
 from resilience.model.errors import ResilienceError
 from resilience.model.findings import Finding
 from resilience.model.show import as_bytes
-
-from .client import Dsn, sql
-from .lsn import format_lsn, parse_lsn
+from resilience.postgres.client import Dsn, sql
+from resilience.postgres.lsn import format_lsn, parse_lsn
 
 ANSWER_SECONDS = 10.0
 OPERATION = "watch slot"

@@ -12,11 +12,11 @@ from resilience.concurrency import finish, in_background, stop_tasks
 from resilience.model.errors import Unavailable, Unreachable
 from resilience.model.findings import Finding
 
-from .wal_assembly import Assembly, persistently
-from .wal_messages import EPOCH, Proofs
-from .wal_progress import Marks, Progress
-from .wal_session import OPERATION, Session
-from .wal_stream import Pulse, TimelineEnds, Wal, WalRemoved
+from .assembly import Assembly, persistently
+from .messages import EPOCH, Proofs
+from .progress import Marks, Progress
+from .session import OPERATION, Session
+from .stream import Pulse, TimelineEnds, Wal, WalRemoved
 
 BATCHES_AHEAD = 4
 MARK_SECONDS = 1.0

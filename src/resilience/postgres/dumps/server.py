@@ -20,16 +20,17 @@ from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
+from resilience.postgres import destination
+from resilience.postgres.client import Dsn, parse_dsn, sql
+from resilience.postgres.destination import Destination
+from resilience.postgres.tools import Tools
 from resilience.primitives import Log, Reached, StoredBackup
 
-from . import destination, staging
 from . import globals as cluster_globals
-from .client import Dsn, parse_dsn, sql
+from . import staging
 from .contents import GLOBALS, Contents
-from .destination import Destination
 from .loading import Loader
 from .staging import Staging
-from .tools import Tools
 
 _HOMES = ("postgres", "template1")
 

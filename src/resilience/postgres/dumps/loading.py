@@ -20,13 +20,13 @@ from attrs import frozen
 
 from resilience.concurrency import in_thread
 from resilience.model.errors import Corrupt, Interrupted, StorageFailed
+from resilience.postgres.client import Dsn, sql
+from resilience.postgres.tools import Tools
 from resilience.primitives import StoredBackup
 
-from .client import Dsn, sql
 from .contents import Database
-from .custom_dump import DumpReader, Edit, Entry
+from .custom import DumpReader, Edit, Entry
 from .renaming import Renaming
-from .tools import Tools
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,9 +9,9 @@ from attrs import evolve, frozen
 
 from resilience.model.errors import LineageBroken
 from resilience.model.log import Branch, LogFacts, Watermark
+from resilience.postgres.lsn import format_lsn
 
-from .lsn import format_lsn
-from .wal_names import parse_history
+from .names import parse_history
 
 _NAMES = re.compile(r'"(?:[^"]|"")*"|[^\s,()"]+')
 _LIST = re.compile(r"\s*(?:(?:first|any)\s+)?\d+\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from resilience.model.findings import Finding
 from resilience.model.objectives import Objective
 from resilience.model.show import as_bytes, as_span
+from resilience.postgres.wal.names import WalName
 from resilience.reference import POSTGRESQL_SETTINGS
 
-from .doctor_server import changed, only_full
+from .server import changed, only_full
 from .vitals import Slot, Vitals
-from .wal_names import WalName
 
 GIB = 1 << 30
 FEW_SEGMENTS = 3

@@ -17,12 +17,12 @@ from attrs import define, field, frozen
 from psycopg import pq
 
 from resilience.model.errors import Conflict, ResilienceError, Unavailable, Unreachable, Unsupported, WouldLeaveGap
+from resilience.postgres.client import mapped
+from resilience.postgres.lsn import format_lsn, parse_lsn
+from resilience.postgres.replies import Replies, ServerSaid, rows_of
 
-from .client import mapped
-from .lsn import format_lsn, parse_lsn
-from .replies import Replies, ServerSaid, rows_of
-from .wal_messages import Data, Keepalive, Proof, Prover, parse, status
-from .wal_names import SEGMENT_SIZES
+from .messages import Data, Keepalive, Proof, Prover, parse, status
+from .names import SEGMENT_SIZES
 
 BATCH = 1 << 20
 STATUS_SECONDS = 1.0

@@ -22,10 +22,10 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import in_thread, stop_tasks
 from resilience.model.errors import ResilienceError, StorageFailed, Unsupported
+from resilience.postgres.tools import Account
 
 from . import ask
 from .ask import ABSENT, SOCKET, UNKNOWN
-from .tools import Account
 
 __all__ = ["ABSENT", "UNKNOWN", "Answer", "Request", "Spool", "config_line"]
 

@@ -19,8 +19,8 @@ from attrs import define, field
 from resilience.concurrency import finish, stop_tasks
 from resilience.model.errors import Conflict, ResilienceError
 from resilience.model.findings import Finding
+from resilience.postgres.client import Dsn, sql
 
-from .client import Dsn, sql
 from .sql_text import quoted
 
 _NAME = re.compile(r"resilience_(?:restoring|replaced)_([0-9a-f]{12})_\d+")

@@ -9,8 +9,7 @@ from attrs import frozen
 
 from resilience.model.errors import Corrupt
 from resilience.model.log import Branch
-
-from .lsn import parse_lsn, position
+from resilience.postgres.lsn import parse_lsn, position
 
 Kind = Literal["segment", "history", "other"]
 _SEGMENT = re.compile("([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})")

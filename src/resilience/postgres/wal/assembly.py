@@ -15,12 +15,12 @@ from resilience.concurrency import stop_tasks
 from resilience.model.errors import LineageBroken, Unavailable
 from resilience.model.log import LogEntry, Watermark
 from resilience.model.positions import Position
+from resilience.postgres.lsn import format_lsn, position
 from resilience.primitives import Log
 
-from .lsn import format_lsn, position
-from .wal_messages import Proofs, moment
-from .wal_start import Start
-from .wal_stream import Wal
+from .messages import Proofs, moment
+from .start import Start
+from .stream import Wal
 
 T = TypeVar("T")
 

@@ -8,14 +8,14 @@ from datetime import datetime
 from resilience.model.diagnosis import Checkup, Reading, Standing, judged, worst_first
 from resilience.model.objectives import Objective
 from resilience.model.show import as_bytes, as_span
+from resilience.postgres.client import Dsn
+from resilience.postgres.lsn import position
+from resilience.postgres.survey import unsupported
 from resilience.reference import POSTGRESQL_SETTINGS
 
-from .client import Dsn
-from .doctor_server import only_full, server_findings
-from .doctor_wal import archiver_slot, archives, discards, needed, program, streams, unarchived, wal_findings
-from .lsn import position
-from .survey import unsupported
+from .server import only_full, server_findings
 from .vitals import Vitals, look
+from .wal import archiver_slot, archives, discards, needed, program, streams, unarchived, wal_findings
 
 
 async def diagnose(dsn: Dsn, objective: Objective, *, target: str, clock: Callable[[], datetime]) -> Checkup:

@@ -1,0 +1,1 @@
+"""Logical backups: databases dumped, and loaded into a server that runs."""

@@ -75,7 +75,10 @@ def test_a_timeline_is_recorded_once_and_no_other_of_its_name_is_accepted() -> N
         list(unrecorded(LogFacts(lineage="7", branches=(other,)), PATH, 3))
 
 
-@pytest.mark.parametrize("setting", ["*", "wal", '"WAL"', "a, wal", "FIRST 1 (a, wal)", "any 2 (b,\n*)", "2 (wal)"])
+@pytest.mark.parametrize(
+    "setting",
+    ["*", "wal", '"WAL"', '"*"', 'FIRST 1 (a, "*")', "a, wal", "FIRST 1 (a, wal)", "any 2 (b,\n*)", "2 (wal)"],
+)
 def test_a_synchronous_standby_is_recognized(setting: str) -> None:
     assert names_standby(setting, "wal")
 

@@ -12,7 +12,7 @@ from attrs import define, field
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_never, wait_random_exponential
 
 from resilience.concurrency import stop_tasks
-from resilience.model.errors import LineageBroken, Unavailable
+from resilience.model.errors import Interrupted, LineageBroken, Unavailable
 from resilience.model.log import LogEntry, Watermark
 from resilience.model.positions import Position
 from resilience.postgres.lsn import format_lsn, position
@@ -145,12 +145,12 @@ class Assembly:
 
     async def flush(self) -> None:
         """Send everything on its way and wait until it is durable. Raises what appending fails with."""
-        while self._queue or self._grown:
+        while not self.broken.done() and (self._queue or self._grown):
             self.cut()
             waiting: list[asyncio.Future[Any]] = [self.broken, *(pending.done for pending in self._queue)]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            if self.broken.done():
-                self.broken.result()
+        if self.broken.done():
+            self.broken.result()
 
     async def close(self) -> None:
         """Stop what is on its way."""
@@ -188,16 +188,16 @@ class Assembly:
         return await persistently(self.log.append, entry, [data], failing=self.failing)
 
     def _advance(self, _: asyncio.Task[bool]) -> None:
-        """Move on past all entries that are in the log, in order; one that is ahead of its turn waits."""
+        """Move on past all entries that are in the log, in order; one that is ahead of its turn waits.
+
+        Behind one that failed nothing is durable without a hole, whatever of it gets into the log yet.
+        """
         before = self.durable
-        while self._queue and self._queue[0].done.done():
+        while not self.broken.done() and self._queue and self._queue[0].done.done():
             pending = self._queue.popleft()
-            if pending.done.cancelled():
-                return
-            if (error := pending.done.exception()) is not None:
-                if not self.broken.done():
-                    self.broken.set_exception(error)
-                return
+            if (error := _failure(pending)) is not None:
+                self.broken.set_exception(error)
+                break
             self.durable = max(self.durable, pending.entry.ends.offset)
             self.latest = pending.entry.latest
             self.segments += pending.entry.segment is None
@@ -223,3 +223,10 @@ class Assembly:
 
     def _position(self, offset: int) -> Position:
         return position(self.branch, offset)
+
+
+def _failure(pending: _Pending) -> BaseException | None:
+    """Return why an entry is not in the log; None if it is. Only what appends it could have cancelled it."""
+    if pending.done.cancelled():
+        return Interrupted("the store gave up an entry", operation="archive wal", subject=str(pending.entry))
+    return pending.done.exception()

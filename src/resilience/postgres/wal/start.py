@@ -96,8 +96,8 @@ def names_standby(setting: str, application: str) -> bool:
     """Tell whether synchronous_standby_names (20.6.2) would make a client of that name a synchronous standby."""
     listed = _LIST.fullmatch(setting)
     for match in _NAMES.finditer(listed[1] if listed else setting):
-        name = match[0]
-        if name == "*" or name.strip('"').replace('""', '"').lower() == application.lower():
+        name = match[0].strip('"').replace('""', '"')
+        if name == "*" or name.lower() == application.lower():  # in quotes too: the server compares the text
             return True
     return False
 

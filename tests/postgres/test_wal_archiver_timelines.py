@@ -10,7 +10,7 @@ import pytest
 from resilience import Archive
 from resilience.model.errors import LineageBroken, WouldLeaveGap
 from resilience.model.log import Branch
-from resilience.postgres.lsn import parse_lsn
+from resilience.postgres.lsn import parse_lsn, position
 from resilience.postgres.wal import archiver as wal_archiver
 from resilience.postgres.wal.names import history_name
 from resilience.stores import MemoryStore
@@ -113,6 +113,16 @@ async def test_wal_that_only_the_old_primary_had_stays_on_its_timeline(
         old = await log.watermark("1")
     fork = (await branches(archive, standby))["2"].forked_at
     assert old is not None and fork is not None and old.ends.offset >= lost > fork.offset
+
+
+async def test_an_old_primary_that_comes_back_is_noticed(new_server: NewServer) -> None:
+    server, archive = new_server(16), Archive(MemoryStore())
+    async with log_of(archive, server) as log:
+        await log.record(Branch(name="2", parent="1", forked_at=position(1, flushed(server))))
+    async with archiving(server, archive) as wal:
+        await durable(wal, write(server))
+        (found,) = (finding for finding in wal.status.findings if "another server has taken over" in finding.hint)
+    assert found.text == "the server is on timeline 1, but the archive has timeline 2 already"
 
 
 async def test_a_standby_that_is_archived_itself_is_followed_when_it_is_promoted(

@@ -21,7 +21,7 @@ from resilience.model.errors import (
     WouldLeaveGap,
 )
 from resilience.model.findings import Finding
-from resilience.model.log import Branch, Gap, Watermark
+from resilience.model.log import Branch, Gap, LogFacts, Watermark
 from resilience.postgres.client import Dsn, replication
 from resilience.postgres.lsn import position
 from resilience.primitives import Archiver, Log
@@ -114,6 +114,7 @@ class Opener:
     async def _begin(self, stream: WalStream, facts: ServerFacts, log: Log) -> Session:
         known = await log.survey()
         path = legs(facts.timeline, facts.history)
+        self._look_for_newer(known, facts)
         begun = go_on(known, path, facts.segment_size)
         if begun is None and known.watermarks and not self.anew:
             ours, theirs = known.watermarks[-1].ends, position(facts.timeline, facts.flushed)
@@ -139,6 +140,14 @@ class Opener:
             begins = position(start.timeline, start.begins)
             await log.record(Watermark(begins=begins, ends=begins))
         return Session(stream=stream, facts=facts, log=log, start=start, kept=await self._kept(log, start))
+
+    def _look_for_newer(self, known: LogFacts, facts: ServerFacts) -> None:
+        """Say so if the archive has a newer timeline than the server: nobody else would notice an old primary."""
+        newest = max((int(branch.name) for branch in known.branches), default=0)
+        if newest > facts.timeline:
+            text = f"the server is on timeline {facts.timeline}, but the archive has timeline {newest} already"
+            hint = "look whether another server has taken over: what this one writes is on the older timeline only"
+            self.found(Finding(severity="warning", subject=self.name, text=text, hint=hint))
 
     async def _slot(self, stream: WalStream, *, expected: bool) -> SlotFacts:
         """Return the slot, made if it is missing, or made again if it keeps nothing."""

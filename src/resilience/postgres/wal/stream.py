@@ -190,7 +190,8 @@ class WalStream(Replies):
         with self._door():
             while True:
                 self._talk()
-                message = None if self.paused or self._held >= BATCH or self._ended else self._read()
+                full = self._held >= BATCH
+                message = None if self.paused or full or self._ended else self._read()
                 if isinstance(message, Data):
                     continue
                 if self._last is not None:
@@ -202,7 +203,7 @@ class WalStream(Replies):
                 elif self._ended:
                     yield self._end or self._timeline_ends(self.result())
                     return
-                else:
+                elif not full:  # more may have come already, so that nothing would end the waiting
                     self._idle()
 
     def hang_up(self) -> None:

@@ -130,6 +130,18 @@ async def test_a_hole_in_the_open_segment_is_never_absence() -> None:
             await source.fetch(name(4))
 
 
+async def test_a_hole_behind_what_is_needed_is_the_end() -> None:
+    async with opened(piece(4, 0, 300), whole(6)) as (_, source):
+        edge = 4 * SIZE + 300
+        given = await source.fetch(name(4), enough=edge)
+        assert given is not None
+        assert b"".join(given) == content(piece(4, 0, 300)).ljust(SIZE, b"\0")
+        assert await source.fetch(name(5), enough=edge) is None
+        for asked, enough in ((4, edge + 1), (5, 5 * SIZE + 1)):
+            with pytest.raises(LogGap):
+                await source.fetch(name(asked), enough=enough)
+
+
 async def test_a_gap_that_was_acknowledged_is_a_hole_all_the_same() -> None:
     async with opened(whole(3), whole(7)) as (log, source):
         gap = Gap(begins=position(1, 4 * SIZE), ends=position(1, 7 * SIZE), reason="slot lost", noted_at=utc_now())

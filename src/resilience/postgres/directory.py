@@ -219,13 +219,15 @@ class PostgresDataDirectory:
         here = await in_thread(segments_in, wal)
         # A primary ends its last segment when a backup ends; a standby cannot.
         whole = here[:-1] if manifest.details.get("from_standby") else here
+        ends = None if plan.until.kind == "latest" else plan.replay[-1].ends.offset
         return Feeder(
             source=WalSource(log, size),
             spool=Spool(wal / "resilience", account=isolation.account),
             planned=order(plan.replay, size),
             here=whole,
             spare=here[len(whole) :],
-            ends=plan.replay[-1].ends.offset if plan.to_the_end and plan.until.kind != "latest" else None,
+            ends=ends if plan.to_the_end else None,
+            enough=ends,
             patience=self.patience,
         )
 

@@ -63,11 +63,11 @@ def missed(until: RecoveryTarget, *, subject: str) -> NotRecoverable:
     """Say that the log ended before recovery met its target."""
     what, hint = {
         "name": (
-            f"no restore point {until.value!r} lies between the base backup and the end of the log",
+            f"no restore point {until.value!r} lies between the base backup and where the log ends",
             "if it is older than the backup, name an older one with base=; if it is on another timeline, name that",
         ),
         "transaction": (
-            f"transaction {until.value} neither commits nor aborts between the base backup and the end of the log",
+            f"transaction {until.value} neither commits nor aborts between the base backup and where the log ends",
             "if it is older than the backup, name an older one with base=; if it is on another timeline, name that",
         ),
     }.get(until.kind, (f"the log ends before {until}", "wait until the archive has more, or choose an earlier target"))

@@ -51,9 +51,10 @@ class Feeder:
 
     `planned` are the segments it will ask for, in order: each of them has to be there. `here` are whole segments that
     came with the backup and lie in pg_wal; `spare` are such that may be a part only, for want of better ones. Nothing
-    at or behind `ends` is handed out. A store that does not answer is asked again
-    for `patience` seconds. `failed` is why recovery was told to stop; `exhausted` says that it has asked for more than
-    there is, or for the last there is again, as it does at the end of the log.
+    at or behind `ends` is handed out, and a hole behind `enough` is the end of the log: the target lies before it. A
+    store that does not answer is asked again for `patience` seconds. `failed` is why recovery was told to stop;
+    `exhausted` says that it has asked for more than there is, or for the last there is again, as it does at the end of
+    the log.
     """
 
     source: WalSource
@@ -62,6 +63,7 @@ class Feeder:
     here: Collection[str] = ()
     spare: Collection[str] = ()
     ends: int | None = None
+    enough: int | None = None
     patience: float
     failed: ResilienceError | None = field(default=None, init=False)
     exhausted: bool = field(default=False, init=False)
@@ -105,7 +107,7 @@ class Feeder:
             stop=stop_after_delay(self.patience),
             reraise=True,
         )
-        return await again(self.source.fetch, name)
+        return await again(self.source.fetch, name, enough=self.enough)
 
     async def _fill(self) -> None:
         """Keep the spool filled. What cannot be had is left to whoever asks for it: recovery may end before."""

@@ -24,19 +24,20 @@ class WalSource:
     log: Log
     segment_size: int
 
-    async def fetch(self, name: str) -> Sequence[bytes] | None:
+    async def fetch(self, name: str, *, enough: int | None = None) -> Sequence[bytes] | None:
         """Return the bytes of a segment or a history file, in order; None only if it is proven not to be there.
 
         The segment that was still being written is given as far as the log has it, then zeros. Raises LogGap if a
         segment is missing although the log of its timeline goes on behind it, Unsupported for any other name, and what
-        `Log.read` raises.
+        `Log.read` raises. Whoever needs the log up to `enough` only (an LSN) is not told of holes behind that: for him
+        the log ends with the first one.
         """
         try:
             wanted = WalName.parse(name, segment_size=self.segment_size)
         except ValueError as error:
             raise Unsupported(str(error), operation="fetch WAL", subject=name) from error
         if wanted.begins is not None:
-            return await self._segment(wanted.timeline, wanted.begins)
+            return await self._segment(wanted.timeline, wanted.begins, enough)
         if wanted.kind == "history":
             return await self._history(wanted.timeline)
         raise Unsupported("recovery asks for segments and histories only", operation="fetch WAL", subject=name)
@@ -64,7 +65,7 @@ class WalSource:
                 return [branch.text.encode()]
         return None
 
-    async def _segment(self, timeline: int, begins: int) -> Sequence[bytes] | None:
+    async def _segment(self, timeline: int, begins: int, enough: int | None) -> Sequence[bytes] | None:
         if (pieces := await self._whole(timeline, begins)) is not None:
             return pieces
         ends = begins + self.segment_size
@@ -73,7 +74,8 @@ class WalSource:
             known = min(ends, await self._known(str(timeline), begins, ends))
             if _reached(chain, begins) < known:  # the log may have grown meanwhile
                 chain = await self._entries(str(timeline), begins, ends)
-            if _reached(chain, begins) < known and (chain or await self._begun(str(timeline), begins)):
+            needed = known if enough is None else min(known, enough)
+            if _reached(chain, begins) < needed and (chain or await self._begun(str(timeline), begins)):
                 raise LogGap(
                     f"the log of timeline {timeline} has nothing from {format_lsn(_reached(chain, begins))} on, but "
                     "goes on behind it",

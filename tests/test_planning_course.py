@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from attrs import evolve
 
@@ -53,6 +55,14 @@ def test_a_backup_whose_recovery_point_is_later_than_its_hosts_clock_says_is_not
     archive = held(view(PLAIN), taken(1, 4), slow)
     assert told(archive.decide(moment(10)))[0] == ["01"]
     assert told(archive.decide(moment(20)))[0] == ["02"]
+
+
+def test_a_backup_taken_by_a_host_whose_clock_is_behind_the_servers_is_not_taken_for_earlier() -> None:
+    taken_at = taken(2, 10)
+    server_time = (taken_at.started_at + timedelta(minutes=5)).isoformat().replace("+00:00", "Z")
+    archive = held(view(PLAIN), taken(1, 4), evolve(taken_at, details={**taken_at.details, "server_time": server_time}))
+    assert told(archive.decide(moment(14.9)))[0] == ["01"], "by the server's clock it ended in minute 15"
+    assert told(archive.decide(moment(15)))[0] == ["02"]
 
 
 def test_a_target_at_the_end_of_the_log_means_all_of_it() -> None:

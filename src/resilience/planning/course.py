@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from attrs import evolve, field, frozen
@@ -346,13 +347,26 @@ def _precedes(base: Manifest, until: RecoveryTarget) -> bool:
         return False
     point = base.recovery_point
     if until.moment is not None:
-        return base.ended_at <= until.moment and (point.time is None or point.time <= until.moment)
+        return settled_at(base) <= until.moment
     if until.offset is not None:
         return point.position.offset <= until.offset
     if until.kind == "transaction" and until.base is None:
         following = base.details.get("next_xid")
         return isinstance(following, str) and following.isdecimal() and int(following) <= int(until.value)
     return True
+
+
+def settled_at(base: Manifest) -> datetime:
+    """Return a moment from which on everything committed lies behind what a backup restores to.
+
+    Moments are told by the server's clock, and `ended_at` is told by that of the host which took the backup. If the
+    server's was ahead of it, as the survey just before the start has seen, then all of it was that much later.
+    """
+    times = [base.ended_at, base.recovery_point.time or base.ended_at]
+    with suppress(TypeError, ValueError):
+        ahead = datetime.fromisoformat(str(base.details.get("server_time"))) - base.started_at
+        times.append(base.ended_at + ahead)
+    return max(times)
 
 
 def _from(step: Step, begins: Position) -> Stretch:

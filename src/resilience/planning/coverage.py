@@ -13,7 +13,7 @@ from resilience.model.positions import Position, RecoveryPoint
 from resilience.model.reports import RestorableRange
 from resilience.model.show import as_bytes
 
-from .course import Holdings
+from .course import Holdings, settled_at
 from .log import Run, Step
 
 
@@ -74,7 +74,7 @@ def _range(held: Holdings, base: Manifest, steps: list[Step]) -> RestorableRange
     begins = entered.stretch.begins
     time, left = None, None
     if begins.offset == base.recovery_point.position.offset and begins.branch == base.recovery_point.position.branch:
-        time = max(base.ended_at, base.recovery_point.time or base.ended_at)
+        time = settled_at(base)
     elif (recorded := held.view.branch(last.run.branch)) is not None:
         left = recorded.forked_at
     return RestorableRange(

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
-from resilience.model.diagnosis import Checkup, Diagnosis, worst_first
+from attrs import evolve
+
+from resilience.model.diagnosis import Checkup, Diagnosis, Reading, worst_first
 from resilience.model.errors import ResilienceError
 from resilience.model.findings import Finding
 from resilience.model.log import LogFacts
@@ -54,7 +56,7 @@ async def doctor(
             findings += (_unseen("no answer within the deadline", ""), *_unarchived(checkup))
         else:
             more, found = examine_archive(checkup, kept, wanted)
-            readings, findings = more + readings, findings + found
+            readings, findings = more + _answered(checkup), findings + found
     return Diagnosis(
         checkup=checkup,
         objective=wanted,
@@ -85,6 +87,12 @@ async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetim
 
 def _unarchived(checkup: Checkup) -> tuple[Finding, ...]:
     return (checkup.unarchived,) if checkup.unarchived is not None else ()
+
+
+def _answered(checkup: Checkup) -> tuple[Reading, ...]:
+    """Whether what is written leaves the system is judged by what the archive has of it, where that was looked at."""
+    name = checkup.unarchived.subject if checkup.unarchived is not None else ""
+    return tuple(evolve(each, standing="note") if each.name == name else each for each in checkup.readings)
 
 
 def _unseen(what: str, hint: str) -> Finding:

@@ -8,8 +8,9 @@ and perhaps a sentence for PostgreSQL's log. Status 0 of a fetch means that FOLD
 is the name of the file instead; it is renamed to DESTINATION. Without an answer within SECONDS it becomes COMMAND, if
 there is one.
 
-Statuses: 0 done, 100 proven not to be there, 130 it cannot be told. 100 and not 1, because an interpreter that cannot
-even start ends with 1, and PostgreSQL would end recovery; the shell that runs this makes 1 of 100 and of nothing else.
+Statuses: 0 done, 100 proven not to be there, 130 it cannot be told; of a push, 1 that it failed. 100 and not 1, because
+an interpreter that cannot even start ends with 1, and PostgreSQL would end recovery; the shell that fetches makes 1 of
+100 and of nothing else.
 """
 
 # Nothing but built-in modules: `socket` alone costs as much as the interpreter's own start.

@@ -81,7 +81,8 @@ class RestoreDestination(Named, Protocol[T_co]):
     - `survey` writes nothing, and says whether the destination is empty and large enough for the chain.
     - `apply` refuses a destination that is not empty. It makes the destination startable last, so that an interrupted
       restore cannot start, and returns the recovery point read back from the restored system. It replays what the plan
-      says of `log` (None where the plan replays nothing) and tells `reached` how far it has come.
+      says of `log` and tells `reached` how far it has come. A plan may replay nothing of it: then `log` only says which
+      branches there are, so that the restored system goes on on a new one; it is None where there is no log.
     - `live` is an isolated running server that never acts as the production it was taken from; stopped on leaving.
     - `discard` removes what `apply` left behind; it may be repeated.
     - `accepts` are the kinds of backup it can bring back to life, `replays` those after which it can replay a log.

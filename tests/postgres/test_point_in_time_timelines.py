@@ -50,6 +50,7 @@ async def test_both_timelines_can_be_restored_to_after_a_restore_was_archived_on
         (RecoveryTarget.time(mistake), [1, 2], "1"),
         (RecoveryTarget.time(after), [1, 3], "2"),
         (RecoveryTarget.latest(timeline="2"), [1, 3, 4], "2"),
+        (RecoveryTarget.backup(manifest.id), None, "1"),
     ]
     for target, held, branch in wanted:
         into = PostgresScratch(bin_dir=source.bin_dir, within=tmp_owned)

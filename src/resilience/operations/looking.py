@@ -21,7 +21,7 @@ Live = TypeVar("Live")
 
 @frozen
 class Decided:
-    """What leads to a target, and the log to replay; None where nothing is replayed."""
+    """What leads to a target, and the log that continues it, also where nothing of it is replayed; None without one."""
 
     course: Course
     log: Log | None = None
@@ -41,7 +41,13 @@ async def decided(
     if until.kind == "backup" or lineage not in logs or not replayable:
         some = known if until.kind == "backup" else own
         course = alone(until, some, target=target, system=into.system, accepts=into.accepts)
-        yield Decided(evolve(course, findings=(*findings, *course.findings)))
+        course = evolve(course, findings=(*findings, *course.findings))
+        last = course.chain[-1]
+        if last.kind not in kinds or last.lineage not in logs:
+            yield Decided(course)
+            return
+        async with archive.log(target, system=into.system, lineage=last.lineage) as log:
+            yield Decided(course, log)
         return
     async with archive.log(target, system=into.system, lineage=lineage) as log:
         facts = await log.survey()
@@ -50,7 +56,7 @@ async def decided(
         held = evolve(held, view=view)
         course = await _decide(log, held, until)
         course = evolve(course, findings=(*findings, *course.findings))
-        yield Decided(course, log if course.replay else None)
+        yield Decided(course, log)
 
 
 async def listed(log: Log, facts: LogFacts, *, begins: int = 0) -> LogView:

@@ -15,7 +15,7 @@ from attrs.validators import ge, in_
 
 from resilience.concurrency import finish, in_thread
 from resilience.model.capture import Restored
-from resilience.model.errors import Conflict, Interrupted, Refused, StorageFailed, Unsupported
+from resilience.model.errors import Conflict, Interrupted, Refused, ResilienceError, StorageFailed, Unsupported
 from resilience.model.facts import DestinationFacts
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
@@ -34,7 +34,8 @@ from .places import Places, is_empty, places_for
 from .recovery import Recovery
 from .tools import Tools
 from .unpacking import Unpacking
-from .untar import PG_CONTROL, FileSystems
+from .untar import PG_CONTROL, FileSystems, write_durably
+from .wal.names import history_name
 from .wal.prefetch import Feeder, order, segments_in
 from .wal.source import WalSource
 from .wal.spool import Spool, interpreter
@@ -184,6 +185,7 @@ class PostgresDataDirectory:
         try:
             await in_thread(disks.open, places.folders)
             feeder = await self._feeder(plan, manifest, log, isolation)
+            findings = await self._other_timelines(log) if feeder is None and log is not None else []
             ending = Ending(end=self.end, primary=self.primary, slot=self.slot, restore_command=self.restore_command)
             new = NewTablespaces(self.path, self.new_tablespaces)
             recovery = Recovery(
@@ -207,7 +209,23 @@ class PostgresDataDirectory:
             ) from error
         finally:
             disks.close()
-        return restored
+        return evolve(restored, findings=(*restored.findings, *findings))
+
+    async def _other_timelines(self, log: Log) -> list[Finding]:
+        """Put the histories of the timelines that are taken where a server that ends its recovery looks for them."""
+        if self.end != "promote":
+            return []
+        try:
+            branches = (await log.survey()).branches
+        except ResilienceError as error:
+            text = f"which timelines are taken cannot be read, so it may have begun one of that number again: {error}"
+            return [Finding(severity="warning", subject=self.name, text=text, hint="archive it under another name")]
+        account = None if self._places is None else self._places.account
+        for branch in branches:
+            path = self.path / "pg_wal" / history_name(branch.name)
+            if branch.text and not path.exists():
+                await in_thread(write_durably, path, branch.text.encode(), account, mode=0o600)
+        return []
 
     async def _feeder(
         self, plan: RestorePlan, manifest: Manifest, log: Log | None, isolation: Isolation

@@ -228,7 +228,7 @@ class MemoryDestination:
                 async for chunk in chunks:
                     self.values[part.name] += chunk
         point = backup.manifest.recovery_point
-        if log is not None:
+        if log is not None and plan.replay:
             point = await Replay(plan, log, self.values, point, reached).run()
         elif reached is not None:
             reached(point)

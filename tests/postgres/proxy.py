@@ -42,7 +42,8 @@ class Proxy:
     def cut(self) -> None:
         """Break all connections, without a word to either side."""
         for writer in self._writers:
-            writer.transport.abort()
+            if not writer.transport.is_closing():  # asyncio does not expect it of one that has ended
+                writer.transport.abort()
         self._go_on.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

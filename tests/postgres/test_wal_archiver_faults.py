@@ -262,6 +262,21 @@ async def test_other_bytes_at_the_same_place_are_another_lineage(primary: TestSe
             await asyncio.sleep(30)
 
 
+async def test_another_history_is_noticed_also_where_the_archive_ends_with_a_segment(primary: TestServer) -> None:
+    archive = Archive(MemoryStore())
+    size = segment_size(primary)
+    begins = flushed(primary) - flushed(primary) % size
+    fill(primary)  # the server has gone on: only the segment before can tell
+    async with log_of(archive, primary) as log:
+        await log.record(Branch(name="1"))
+        await log.record(Watermark(begins=position(1, begins), ends=position(1, begins)))
+        whole = LogEntry(begins=position(1, begins), ends=position(1, begins + size))
+        await log.append(whole, [bytes(size)])
+    with pytest.raises(LineageBroken, match="has other bytes than the archive"):
+        async with archiving(primary, archive):
+            await asyncio.sleep(30)
+
+
 async def test_a_server_that_lost_wal_is_another_lineage(primary: TestServer) -> None:
     archive = Archive(MemoryStore())
     async with log_of(archive, primary) as log:
@@ -281,7 +296,7 @@ async def test_a_slice_that_is_damaged_is_archived_again(primary: TestServer) ->
     for info in await listed(archive.store, "postgresql/orders/slices/"):
         await change(archive.store, info.key, flipped(-1))
     async with archiving(primary, archive) as wal:
-        assert any("archived again" in finding.text for finding in wal.status.findings)
+        assert any("archived again" in finding.hint for finding in wal.status.findings)
         end = write(primary)
         await durable(wal, end)
     await as_the_server_has_it(archive, primary, ends=end)

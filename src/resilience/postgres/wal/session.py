@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_background
 from resilience.model.errors import (
@@ -127,8 +127,7 @@ class Opener:
         for leg in unrecorded(known, path, start.timeline):
             await log.record(await _history(stream, leg))
         try:
-            reach = facts.flushed if ends is None else ends
-            await called(stream, partial(stream.start, start.timeline, start.begins, expected=start.begins < reach))
+            start, kept = await self._start(stream, log, start, facts, ends)
         except WalRemoved:
             await self._hole(stream, facts, log, start, slot)
         except SlotLost as error:
@@ -139,7 +138,27 @@ class Opener:
             # Without it, an entry that is stored before the one ahead of it would be taken for the beginning.
             begins = position(start.timeline, start.begins)
             await log.record(Watermark(begins=begins, ends=begins))
-        return Session(stream=stream, facts=facts, log=log, start=start, kept=await self._kept(log, start))
+        return Session(stream=stream, facts=facts, log=log, start=start, kept=kept)
+
+    async def _start(
+        self, stream: WalStream, log: Log, start: Start, facts: ServerFacts, ends: int | None
+    ) -> tuple[Start, bytes]:
+        """Begin to stream; return where that is, and what the archive has from there on.
+
+        Where the archive ends with a whole segment, that one is streamed again if the server still has it: another
+        history could not be told from this one otherwise.
+        """
+        size, reach = facts.segment_size, facts.flushed if ends is None else ends
+        if start.watermark is not None and start.durable == start.begins >= start.watermark.begins.offset + size:
+            before = evolve(start, begins=start.begins - size)
+            kept = await self._kept(log, before)
+            if len(kept) == size:
+                with suppress(WalRemoved):
+                    await called(stream, partial(stream.start, before.timeline, before.begins, expected=True))
+                    return before, kept
+        kept = await self._kept(log, start)
+        await called(stream, partial(stream.start, start.timeline, start.begins, expected=start.begins < reach))
+        return start, kept
 
     def _look_for_newer(self, known: LogFacts, facts: ServerFacts) -> None:
         """Say so if the archive has a newer timeline than the server: nobody else would notice an old primary."""
@@ -173,7 +192,7 @@ class Opener:
             raise Unavailable(f"the slot {self.slot} has gone again", operation=OPERATION, subject=self.name)
         return found
 
-    async def _hole(self, stream: WalStream, facts: ServerFacts, log: Log, start: Start, slot: SlotFacts) -> None:
+    async def _hole(self, stream: WalStream, facts: ServerFacts, log: Log, start: Start, slot: SlotFacts) -> NoReturn:
         """Refuse to leave a hole, or leave it and say so in the log."""
         there = slot.reserved if slot.reserved is not None and slot.reserved > start.begins else facts.flushed
         anew = fresh(slot.timeline or facts.timeline, there, facts.segment_size)
@@ -205,8 +224,9 @@ class Opener:
                 try:
                     kept[at:] = b"".join(await log.read(entry))
                 except (ChecksumMismatch, ObjectMissing) as error:
-                    text = f"a slice of the open segment cannot be read and is archived again: {error}"
-                    self.found(Finding(severity="warning", subject=self.name, text=text))
+                    text = f"the end of the archive cannot be read: {error}"
+                    hint = "what is damaged of an open segment is archived again; of a whole one, take a base backup"
+                    self.found(Finding(severity="warning", subject=self.name, text=text, hint=hint))
                     break
         return bytes(kept[: start.durable - start.begins])
 

@@ -28,6 +28,8 @@ from resilience.primitives import Archiver
 from resilience.stores import LocalStore
 
 SPOOL = "pg_wal/resilience"
+PATIENCE_SECONDS = 900.0
+"""As long as a restore of ours waits: an outage of a few minutes shall stop no standby."""
 T = TypeVar("T")
 
 
@@ -58,7 +60,7 @@ class WalConfig:
     data: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     spool: Path = field(default=Path(SPOOL), converter=_path, validator=instance_of(Path))
     lineage: str | None = field(default=None, validator=optional(instance_of(str)))
-    patience: float = field(default=60.0, converter=_seconds, validator=[instance_of(float), ge(0)])
+    patience: float = field(default=PATIENCE_SECONDS, converter=_seconds, validator=[instance_of(float), ge(0)])
     idle: float = field(default=300.0, converter=_seconds, validator=[instance_of(float), ge(0)])
     ahead: int = field(default=8, validator=[instance_of(int), ge(0)])
     ahead_bytes: int = field(default=256 << 20, validator=[instance_of(int), ge(0)])

@@ -35,7 +35,7 @@ async def test_a_plan_shows_what_would_be_done_and_does_nothing() -> None:
         f"  replay {plan.replay[0]}, {plan.replay[0].size} B of log",
         f"  stop at {said(15)}, after about {plan.replayed} B of it",
         f"  read {last.stored} B of backups, write 1 B",
-        "  nobody can tell how long",
+        "  how long it takes is not known yet: the first restore will show",
         "    unpack 1 B: unknown, no restore of this target has shown how fast",
         f"    replay {plan.replayed} B: unknown, no restore of this target has shown how fast",
     ]

@@ -70,6 +70,8 @@ class RestorePlan(Shown):
             lines.append(f"stop at {self.until}, after about {as_bytes(self.replayed)} of it")
         lines.append(f"read {as_bytes(self.read)} of backups, write {as_bytes(self.written)}")
         lines.append(
-            f"it takes about {as_span(self.seconds)}" if self.seconds is not None else "nobody can tell how long"
+            f"it takes about {as_span(self.seconds)}"
+            if self.seconds is not None
+            else "how long it takes is not known yet: the first restore will show"
         )
         return "\n  ".join([*lines, *(f"  {line}" for line in self.arithmetic), *map(str, self.findings)])

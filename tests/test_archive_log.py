@@ -121,6 +121,22 @@ async def test_a_watermark_costs_the_same_however_long_the_log_is() -> None:
         assert len(store.asked) <= 8
 
 
+@pytest.mark.parametrize("written", [0, 56], ids=["idle", "slow"])
+def test_no_folder_gets_many_watermarks_however_long_a_server_is_idle(written: int) -> None:
+    minutes = range(0, 90 * 24 * 60)  # 90 days
+    names = [
+        layout.watermark((5 << 32) + 7 * WAL + minute * written) + layout.at_time(1_790_000_000_000 + minute * 60_000)
+        for minute in minutes
+    ]
+    assert names == sorted(names, reverse=True)  # the newest is listed first
+    assert [layout.until(names[minute]) for minute in (0, 99)] == [(5 << 32) + 7 * WAL + m * written for m in (0, 99)]
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        for at in range(len(parts := name.split("/"))):
+            folders.setdefault("/".join(parts[:at]), set()).add(parts[at])
+    assert max(map(len, folders.values())) <= (500 if written == 0 else 25_000)  # a fraction of a second to list
+
+
 async def test_a_segment_is_found_by_one_list_and_its_absence_by_few() -> None:
     store = Counting()
     async with opened(small_archive(store)) as log:

@@ -8,12 +8,14 @@
 - `<system>/<target>/history/<lineage>/<branch>.json`: a branch of the log and its parent
 - `<system>/<target>/log/<lineage>/<branch>/<high>/<begins>-<ends>.zst`: a whole segment of the log
 - `<system>/<target>/slices/<lineage>/<branch>/<segment>/<begins>-<ends>.zst`: a slice of an open segment
-- `<system>/<target>/watermarks/<lineage>/<branch>/<high>/<until>-<time>.json`: how far the log is durable, newest first
+- `<system>/<target>/watermarks/<lineage>/<branch>/<high>/<block>/<until>-<period>/<time>.json`: how far the log is
+  durable, newest first
 - `<system>/<target>/gaps/<lineage>/<branch>/<begins>-<ends>.json`: a stretch that was acknowledged as lost
 - `<system>/<target>/files/<lineage>/<name>.zst`: a small file beside the log
 
 Offsets are 16 hexadecimal digits, `<high>` the first 8 of them. Those of watermarks, and their times, count down from
-the largest there is, so that the newest is listed first.
+the largest there is, so that the newest is listed first. `<block>` is the first 11 digits of `<until>`, `<period>` the
+first 10 of `<time>`: no folder gets so many names that a file system is slow to list it, however long a server is idle.
 
 A store can only list what begins alike, so where a segment may begin is limited: it is not longer than the largest
 power of two that divides its beginning, at most 1 GiB, or it ends in the 16 MiB that it begins in. PostgreSQL's all do.
@@ -29,12 +31,14 @@ from resilience.model.ids import checked_id, checked_name
 TARGETS = "targets/"
 HIGH = 32
 LARGEST_SEGMENT = 1 << 30
+_BLOCK = 20
+_PERIOD = 24
 _NEAR = 24
 _LAST = (1 << 64) - 1
 _FILE = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _OFFSET = re.compile("[0-9A-F]{16}")
 _STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.zst")
-_WATERMARK = re.compile(r"([0-9A-F]{16})-[0-9A-F]{16}\.json")
+_WATERMARK = re.compile(r"([0-9A-F]{16})-[0-9A-F]{10}/[0-9A-F]{16}\.json")
 _NO_SYSTEM = ("targets",)
 _NO_KIND = ("manifests", "runs", "restores", "history", "log", "slices", "watermarks", "gaps", "files")
 
@@ -162,12 +166,13 @@ def highs(begins: int, ends: int | None) -> Iterator[str]:
 def watermark(until: int) -> str:
     """Return the name of a watermark, below `watermarks(…)`; `at_time(…)` follows. The largest sorts first."""
     offset = _LAST - until
-    return f"{offset >> HIGH:08X}/{offset:016X}-"
+    return f"{offset >> HIGH:08X}/{offset >> _BLOCK:011X}/{offset:016X}-"
 
 
 def at_time(milliseconds: int) -> str:
     """Return how the name of a watermark ends that was recorded at a time. The newest sorts first."""
-    return f"{_LAST - milliseconds:016X}.json"
+    time = _LAST - milliseconds
+    return f"{time >> _PERIOD:010X}/{time:016X}.json"
 
 
 def gap(begins: int, ends: int) -> str:
@@ -189,7 +194,7 @@ def sliced(key: str) -> tuple[int, int, int] | None:
 
 def until(key: str) -> int | None:
     """Return where the watermark of a key ends; None if no watermark has such a name."""
-    match = _WATERMARK.fullmatch(key.rpartition("/")[2])
+    match = _WATERMARK.fullmatch("/".join(key.split("/")[-2:]))
     return _LAST - int(match[1], 16) if match else None
 
 

@@ -26,6 +26,8 @@ from .names import SEGMENT_SIZES
 
 BATCH = 1 << 20
 STATUS_SECONDS = 1.0
+ANSWER_SECONDS = 60.0
+"""How long a server that was asked may say nothing: a network that lost the connection need not tell either side."""
 _UNITS = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _GONE = "58P01"
 
@@ -114,6 +116,7 @@ class WalStream(Replies):
     _report_at: float = field(default=0.0, init=False)
     _ping_at: float = field(default=0.0, init=False)
     _pinged: bool = field(default=False, init=False)
+    _silent_since: float | None = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
     _end: TimelineEnds | None = field(default=None, init=False)
     _pieces: list[memoryview] = field(factory=list, init=False)
@@ -169,17 +172,21 @@ class WalStream(Replies):
     def start(self, timeline: int, begins: int, *, expected: bool) -> None:
         """Begin to stream; `expected` waits until WAL has come, so that it is sure that the server has it.
 
-        Raises WalRemoved if it has not, SlotBusy if another process uses the slot, SlotLost if it is of no use.
+        Raises WalRemoved if it has not, SlotBusy if another process uses the slot, SlotLost if it is of no use, and
+        Unreachable if it says nothing of use for ANSWER_SECONDS.
         """
+        deadline = time.monotonic() + ANSWER_SECONDS
         with self._door():
             self._received = begins
             self.send(f'START_REPLICATION SLOT "{self.slot}" PHYSICAL {format_lsn(begins)} TIMELINE {timeline}')
             while self.connection.is_busy():
-                self.wait()
+                self._not_after(deadline)
+                self.wait(seconds=deadline - time.monotonic())
                 self.connection.consume_input()
             if (said := self.result()) is None or said.status != pq.ExecStatus.COPY_BOTH:
                 self._ended, self._end = True, self._timeline_ends(said)
             while expected and self._last is None and not self._ended:
+                self._not_after(deadline, missing="send the WAL that it has")
                 if self._read() is None and not self._ended:
                     self._idle()
             if self._ended and self._end is None:
@@ -216,6 +223,7 @@ class WalStream(Replies):
         if length <= 0:
             self._ended = length < 0
             return None
+        self._silent_since = None
         try:
             parsed = parse(message)
         except ValueError as error:
@@ -251,10 +259,19 @@ class WalStream(Replies):
         self._talk()
         seconds = min(self._report_at, self._ping_at) - time.monotonic()
         if self.paused:
+            self._silent_since = None  # nobody listens
             self.wait(0, seconds=seconds)
-        else:
-            self.wait(seconds=seconds)
-            self.connection.consume_input()
+            return
+        if self._pinged:
+            self._silent_since = self._silent_since or time.monotonic()
+            self._not_after(self._silent_since + ANSWER_SECONDS)
+        self.wait(seconds=seconds)
+        self.connection.consume_input()
+
+    def _not_after(self, deadline: float, *, missing: str = "answer") -> None:
+        if time.monotonic() > deadline:
+            text = f"the server did not {missing} for {ANSWER_SECONDS:g} s"
+            raise Unreachable(text, operation=self.operation, subject=self.dsn.where)
 
     def _talk(self) -> None:
         """Tell the server what is durable, if that has changed, it is time, or we want it to answer."""

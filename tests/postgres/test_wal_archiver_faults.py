@@ -20,6 +20,7 @@ from resilience.model.log import Branch, LogEntry, Watermark
 from resilience.postgres.lsn import position
 from resilience.postgres.wal import archiver as wal_archiver
 from resilience.postgres.wal import streaming as wal_streaming
+from resilience.postgres.wal.archiver import WalArchiver
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing.faults import WatchedStore, change, flipped
 from resilience.testing.postgres import TestServer
@@ -221,6 +222,39 @@ async def test_while_the_store_hangs_the_server_does_not_cut_us_off(new_server: 
         await durable(wal, end)
         assert wal.status.reconnects == 0
     await as_the_server_has_it(archive, server, ends=end)
+
+
+async def test_a_store_that_hangs_is_told_although_it_raises_nothing(
+    primary: TestServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal_streaming, "HANGING_SECONDS", 0.2)
+    monkeypatch.setattr(wal_streaming, "MARK_SECONDS", 0.05)
+    go_on, hanging = asyncio.Event(), False
+
+    async def before(operation: str, key: str) -> None:
+        if hanging and operation == "put":
+            await go_on.wait()
+
+    def warned(wal: WalArchiver) -> bool:
+        return any("the archive has not taken" in finding.text for finding in wal.status.findings)
+
+    async with proxied(primary) as proxy:
+        archive = Archive(WatchedStore(MemoryStore(), before))
+        async with archiving(primary, archive, dsn=proxy.dsn()) as wal:
+            await durable(wal, write(primary))
+            assert not warned(wal)
+            hanging = True
+            end = write(primary)
+            await until(lambda: warned(wal))
+            proxy.cut()
+            await until(lambda: not wal.status.connected)
+            assert wal.status.last_error, "it says why it is not connected"
+            await asyncio.sleep(0.2)
+            assert warned(wal) and wal.status.last_error
+            go_on.set()
+            await durable(wal, end)
+            await until(lambda: wal.status.connected and not warned(wal))
+            assert not wal.status.last_error
 
 
 async def test_leaving_does_not_wait_for_ever_for_the_store(

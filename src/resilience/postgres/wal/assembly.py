@@ -54,6 +54,7 @@ class _Pending:
 
     entry: LogEntry
     done: asyncio.Task[bool]
+    since: float
 
 
 @define(kw_only=True)
@@ -103,6 +104,11 @@ class Assembly:
         """Whether as many segments are on their way as may be."""
         at_once = max(2, min(SEGMENTS_AT_ONCE, BYTES_AT_ONCE // self.segment_size))
         return sum(pending.entry.segment is None for pending in self._queue) >= at_once
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when, by the loop's clock, the store has had what is to become durable next; None if it has nothing."""
+        return self._queue[0].since if self._queue else None
 
     @property
     def watermark(self) -> Watermark:
@@ -181,7 +187,7 @@ class Assembly:
         )
         data = memoryview(self._buffer)[begins - self._segment : ends - self._segment]
         done = asyncio.create_task(self._append(entry, data))
-        self._queue.append(_Pending(entry, done))
+        self._queue.append(_Pending(entry, done, asyncio.get_running_loop().time()))
         done.add_done_callback(self._advance)
 
     async def _append(self, entry: LogEntry, data: memoryview) -> bool:

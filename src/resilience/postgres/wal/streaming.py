@@ -24,6 +24,8 @@ PATIENCE_SECONDS = 10.0
 """How long a server may have to wait for the archive, so that it can shut down."""
 FLUSH_SECONDS = 10.0
 """How long the last bytes may take to become durable on leaving."""
+HANGING_SECONDS = 30.0
+"""How long the archive may take for an entry before it is said; or twice the interval, if that is longer."""
 
 
 @define(kw_only=True)
@@ -39,6 +41,7 @@ class Streaming:
     _left: bool = field(default=False, init=False)
     _urged: float | None = field(default=None, init=False)
     _paused: float | None = field(default=None, init=False)
+    _why: str = field(default="", init=False)
     _assembly: Assembly = field(init=False)
     _marks: Marks = field(init=False)
 
@@ -66,6 +69,7 @@ class Streaming:
         self._moved()
         self.progress.begin(self._assembly, self.session.facts.lineage)
         self._begun = True
+        watching = asyncio.create_task(self._watch_the_archive())
         try:
             try:
                 await self._stream()
@@ -73,12 +77,17 @@ class Streaming:
                 ended = error
             stream.hang_up()  # before the archive is waited for: a server that shuts down would wait for us
             self.progress.connected = False
+            if ended is not None:
+                self._why = str(ended)
+                self.progress.failed(ended)
             await self._flush()  # before anybody looks where to go on
         except asyncio.CancelledError:
             await finish(self._leave())
             raise
         finally:
+            await stop_tasks([watching])
             await self._assembly.close()
+            self.progress.watched("archive", ())
         if ended is not None:
             raise ended
 
@@ -127,6 +136,24 @@ class Streaming:
                 )
                 raise Unreachable(text, operation=OPERATION, subject=self.progress.notifier.subject)
 
+    async def _watch_the_archive(self) -> None:
+        """Tell if the archive has had an entry for long; one that hangs raises nothing that could be told."""
+        longest = max(HANGING_SECONDS, 2 * self.interval)
+        while True:
+            since, found = self._assembly.waiting_since, []
+            if since is not None and (seconds := _now() - since) > longest:
+                where = self._assembly.watermark.ends
+                found.append(
+                    Finding(
+                        severity="warning",
+                        subject=self.progress.notifier.subject,
+                        text=f"the archive has not taken what follows {where} for {seconds:.0f} s",
+                        hint="see whether it answers; meanwhile the slot keeps the WAL on the server",
+                    )
+                )
+            self.progress.watched("archive", tuple(found))
+            await asyncio.sleep(MARK_SECONDS)
+
     async def _cut(self) -> None:
         while True:
             await asyncio.sleep(self.interval)
@@ -149,7 +176,7 @@ class Streaming:
         self._urged, self._paused = None, _now() if stream.paused else None
         stream.wake()
         if self._begun:
-            self.progress.last_error = ""
+            self.progress.last_error = self._why
             self.progress.notifier.advance(moved)
 
     async def _flush(self) -> None:

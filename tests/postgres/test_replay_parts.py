@@ -81,7 +81,37 @@ def test_what_follows_the_last_record_is_told_from_the_wal_itself(postgres17: Te
     assert walked > 300
     assert ends - at < 8
     assert WalEnd(ends=ends, segment_size=SIZE).after(ends, halves) == "nothing"
-    assert WalEnd(ends=ends + SIZE, segment_size=SIZE).after(ends, [segment[: ends % SIZE], bytes(SIZE)]) == "nothing"
+    zeros = [segment[: ends % SIZE], bytes(SIZE - ends % SIZE)]
+    behind = ends - ends % SIZE + SIZE
+    assert WalEnd(ends=behind, segment_size=SIZE).after(ends, zeros) == "nothing"
+    for further in (8, SIZE, 3 * SIZE):
+        assert WalEnd(ends=behind + further, segment_size=SIZE).after(ends, zeros) == "a record", (
+            "zeros are not its end"
+        )
+
+
+@pytest.mark.parametrize(
+    ("page", "told", "behind", "rest"),
+    [
+        (3, 0, 0, "part of a record"),
+        (3, 0, 8, "a record"),
+        (3, 0, 2 * SIZE, "a record"),
+        (3, 90_000_000 - 8192 + 80, 2 * SIZE, "part of a record"),
+        (SIZE // 8192 - 1, 0, SIZE, "part of a record"),
+        (SIZE // 8192 - 1, 0, SIZE + 8, "a record"),
+    ],
+)
+def test_a_length_that_leads_out_of_the_log_is_its_end_only_where_the_log_can_end(
+    page: int, told: int, behind: int, rest: str
+) -> None:
+    """`told` is what the next page says is still to come of the record, `behind` what lies behind its segment."""
+    segment, at = bytearray(SIZE), page * 8192 + 80
+    segment[36:40] = (8192).to_bytes(4, "little")
+    segment[at : at + 4] = (90_000_000).to_bytes(4, "little")
+    if told:
+        segment[(page + 1) * 8192 + 16 : (page + 1) * 8192 + 20] = told.to_bytes(4, "little")
+    log = WalEnd(ends=8 * SIZE + behind, segment_size=SIZE)
+    assert log.after(7 * SIZE + at, [bytes(segment)]) == rest
 
 
 def next_record(at: int, segment: bytes) -> int:

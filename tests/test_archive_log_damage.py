@@ -259,3 +259,5 @@ async def test_a_damaged_entry_stops_a_watermark_and_not_the_list() -> None:
         assert len([entry async for entry in log.entries("1")]) == 2
         with pytest.raises(Corrupt, match=key_of(whole(4))):
             await log.watermark("1")
+        (reached,) = (await log.survey()).watermarks
+        assert (reached.ends.offset, reached.latest, reached.complete_at) == (5 * SIZE, None, None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 from attrs import evolve
 
-from resilience import restore
+from resilience import coverage, restore
 from resilience.model.capture import Restored
 from resilience.model.errors import Corrupt, Interrupted, NoBackup, NotRecoverable
 from resilience.model.events import Event
@@ -273,3 +273,26 @@ async def test_a_restore_that_went_elsewhere_is_an_error(how: str, until: Recove
     history = await usual()
     with pytest.raises(Interrupted, match=f"asked for {until}, it reached .*: .*{wrong}"):
         await restore(history.archive, "orders", into=Elsewhere(how), until=until)
+
+
+@pytest.mark.parametrize(("damaged", "known_until"), [(0, 20), (9, 20), (10, 20), (-1, 19)])
+async def test_a_damaged_head_of_the_log_refuses_nothing_that_does_not_need_it(damaged: int, known_until: int) -> None:
+    """The first, one that a search for the moment comes by, and the last, which the watermark is told from."""
+    history = await usual()
+    store = history.archive.store
+    key = [info.key async for info in store.list("memory/orders/log/")][damaged]
+    await change(store, key, flipped(9))
+    for minute in (5, 8.5):
+        plan = await plan_restore(history.archive, "orders", into=MemoryDestination(), until=at(minute))
+        assert {(finding.severity, finding.subject) for finding in plan.findings} <= {("warning", key)}
+        assert len(plan.findings) == 1 or damaged != -1
+        assert await restored(history, Until.time(at(minute))) == str(int(minute)).encode()
+    found = await coverage(history.archive, "orders")
+    assert [each.ends.time for each in found.ranges] == [at(known_until)]
+    if damaged in (0, -1):
+        (finding,) = found.findings
+        assert (finding.severity, finding.subject) == ("warning", key)
+        assert "when this part of the log was written is not known" in finding.text
+    if damaged:
+        with pytest.raises(Corrupt, match=key):
+            await restored(history)

@@ -19,7 +19,7 @@ from resilience.postgres.wal.names import history_name, segment_name
 from resilience.postgres.wal.source import WalSource
 from resilience.primitives import ObjectInfo
 from resilience.stores import MemoryStore
-from resilience.testing.faults import changed, flipped
+from resilience.testing.faults import Change, changed, flipped, gone
 
 SIZE = 1 << 20
 SYSTEM = {"system": "postgresql", "lineage": "7300000000000000001"}
@@ -177,6 +177,37 @@ async def test_a_damaged_segment_is_refused() -> None:
         async with changed(log.store, key, flipped(-1)):
             with pytest.raises(ChecksumMismatch):
                 await source.fetch(name(3))
+
+
+@pytest.mark.parametrize("damage", [flipped(-1), flipped(9)], ids=["bytes", "head"])
+async def test_a_damaged_segment_is_given_from_its_slices_where_they_hold_it(damage: Change) -> None:
+    slices = [piece(4, 0, 304), piece(4, 304, 704), piece(4, 704, SIZE)]
+    async with opened(whole(3), whole(4), *slices, whole(5)) as (log, source):
+        segment = layout.segments("postgresql", "orders", log.lineage, "1") + layout.segment(4 * SIZE, 5 * SIZE)
+        slice_ = layout.slices("postgresql", "orders", log.lineage, "1") + layout.slice_of(
+            4 * SIZE, 4 * SIZE + 704, 5 * SIZE
+        )
+        async with changed(log.store, segment, damage):
+            assert await fetched(source, name(4)) == content(whole(4))
+            for without in (gone, flipped(-1)):
+                async with changed(log.store, slice_, without):
+                    with pytest.raises(ChecksumMismatch, match=segment):
+                        await source.fetch(name(4))
+            async with changed(log.store, slice_, gone):
+                given = await source.fetch(name(4), enough=4 * SIZE + 704)
+                assert given is not None
+                assert b"".join(given) == content(piece(4, 0, 704)).ljust(SIZE, b"\0")
+                with pytest.raises(ChecksumMismatch):
+                    await source.fetch(name(4), enough=4 * SIZE + 705)
+
+
+async def test_damage_behind_what_is_needed_is_the_end() -> None:
+    async with opened(whole(3), whole(4)) as (log, source):
+        key = layout.segments("postgresql", "orders", log.lineage, "1") + layout.segment(4 * SIZE, 5 * SIZE)
+        async with changed(log.store, key, flipped(-1)):
+            assert await source.fetch(name(4), enough=4 * SIZE) is None
+            with pytest.raises(ChecksumMismatch):
+                await source.fetch(name(4), enough=4 * SIZE + 1)
 
 
 @define

@@ -58,6 +58,12 @@ class Finder:
             async for piece in pieces:
                 yield piece
 
+    async def sliced(self, begins: int, ends: int) -> AsyncGenerator[LogEntry]:
+        """Yield the slices that cover a stretch which begins with a segment, up to the first hole."""
+        async with aclosing(self._slices(begins, ends, aligned=True)) as pieces:
+            async for piece in pieces:
+                yield piece
+
     async def _segments(self, begins: int, ends: int | None, known: int) -> AsyncGenerator[LogEntry]:
         if ends is not None and ends - begins <= layout.LARGEST_SEGMENT:
             meant = [each async for each in self._whole(layout.segment_at(begins)) if each.ends.offset >= ends]

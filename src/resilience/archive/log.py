@@ -11,7 +11,14 @@ from typing import TypeVar
 from attrs import define, field
 
 from resilience.concurrency import closing, in_order, in_thread
-from resilience.model.errors import AlreadyExists, ChecksumMismatch, LineageBroken, ManifestInvalid, ObjectMissing
+from resilience.model.errors import (
+    AlreadyExists,
+    ChecksumMismatch,
+    Corrupt,
+    LineageBroken,
+    ManifestInvalid,
+    ObjectMissing,
+)
 from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from resilience.model.positions import Position
 from resilience.primitives import ObjectStore
@@ -91,10 +98,13 @@ class ArchiveLog:
                 raise self._broken(f"{name} is in the archive with other bytes") from None
 
     async def survey(self) -> LogFacts:
-        """Return the branches, how far each is durable, and the gaps that were acknowledged."""
+        """Return the branches, how far each is durable, and the gaps that were acknowledged.
+
+        An entry whose head is damaged is there all the same: only its times are not known.
+        """
         branches = await self._all(layout.histories(self.system, self.target, self.lineage), Branch)
         branches.sort(key=lambda branch: (len(branch.name), branch.name))
-        watermarks = [await self.watermark(branch.name) for branch in branches]
+        watermarks = [await self._watermark(branch.name, self._told) for branch in branches]
         return LogFacts(
             lineage=self.lineage,
             branches=tuple(branches),
@@ -107,6 +117,9 @@ class ArchiveLog:
 
         The newest record is the first one listed; what was appended after it is found from there.
         """
+        return await self._watermark(branch, self.describe)
+
+    async def _watermark(self, branch: str, told: Callable[[LogEntry], Awaitable[LogEntry]]) -> Watermark | None:
         recorded = await self._recorded(branch)
         first, last = await self._going_on(branch, recorded.ends.offset if recorded else None)
         reached = last or recorded
@@ -121,13 +134,19 @@ class ArchiveLog:
         if last is None:
             return recorded
         if begins is None and first is not None:
-            begins = (await self.describe(first)).begins
-        return _moved(recorded, begins or last.begins, await self.describe(last))
+            begins = (await told(first)).begins
+        return _moved(recorded, begins or last.begins, await told(last))
 
     async def entries(self, branch: str, *, begins: int = 0, ends: int | None = None) -> AsyncGenerator[LogEntry]:
         """Yield what covers a stretch; see `Log.entries`. Only names are looked at."""
         known = await self._known(branch) if ends is None and begins else 0
         async with closing(self._finder(branch).entries(begins, ends, known=known)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def slices(self, branch: str, *, begins: int, ends: int) -> AsyncGenerator[LogEntry]:
+        """Yield what slices alone cover of a stretch; see `Log.slices`. Only names are looked at."""
+        async with closing(self._finder(branch).sliced(begins, ends)) as entries:
             async for entry in entries:
                 yield entry
 
@@ -155,6 +174,13 @@ class ArchiveLog:
                 if (found := self._head(data, entry, key)) is not None:
                     return found[0].entry
         raise _cut_short(key)
+
+    async def _told(self, entry: LogEntry) -> LogEntry:
+        """Return an entry with what its head says, or as its name says if that cannot be read."""
+        try:
+            return await self.describe(entry)
+        except Corrupt:
+            return entry
 
     def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:
         found = head_of(data, key)

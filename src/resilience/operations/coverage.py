@@ -11,15 +11,15 @@ from resilience.planning.course import holdings
 from resilience.planning.coverage import holes, ranges, unusable
 from resilience.primitives import Archiver
 
-from .looking import listed
+from .looking import Heads, listed
 
 
 async def coverage(archive: Archiver, target: str) -> Coverage:
     """Return every moment that the archive can bring `target` back to, oldest first; nothing is written.
 
     Reads the manifests, the names of the log's entries, and the heads of those at which something begins or ends.
-    Raises ManifestInvalid, ChecksumMismatch or Unsupported if one cannot be read, Unavailable if the store does not
-    answer.
+    Of an entry whose head is damaged the times are not known, which is a finding. Raises ManifestInvalid,
+    ChecksumMismatch or Unsupported if anything else cannot be read, Unavailable if the store does not answer.
     """
     known = [manifest async for manifest in archive.manifests(target)]
     found: list[RestorableRange] = []
@@ -32,12 +32,13 @@ async def coverage(archive: Archiver, target: str) -> Coverage:
             findings.append(Finding(severity="warning", subject=target, text=text, hint="take a backup now"))
             continue
         async with archive.log(target, system=known[-1].system, lineage=lineage) as log:
-            view = await listed(log, await log.survey())
+            heads = Heads(log)
+            view = await listed(log, await log.survey(), heads)
         held = holdings(target, known, view, kinds=REPLAYABLE)
         found += ranges(held)
         missing += holes(held)
         branches += view.facts.branches
-        findings += [*held.broken, *unusable(held)]
+        findings += [*held.broken, *unusable(held), *heads.findings]
     return Coverage(
         target=target,
         moments=tuple(_moment(manifest) for manifest in known),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from attrs import evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
+from resilience.model.errors import Corrupt
+from resilience.model.findings import Finding
 from resilience.model.log import LogEntry, LogFacts
 from resilience.model.targets import RecoveryTarget
 from resilience.planning.course import Course, Holdings, holdings
@@ -52,14 +54,40 @@ async def decided(
     async with archive.log(target, system=into.system, lineage=lineage) as log:
         facts = await log.survey()
         held = holdings(target, known, LogView(facts=facts), kinds=kinds)
-        view = await listed(log, facts, begins=held.begins(until))
+        heads = Heads(log)
+        view = await listed(log, facts, heads, begins=held.begins(until))
         held = evolve(held, view=view)
-        course = await _decide(log, held, until)
-        course = evolve(course, findings=(*findings, *course.findings))
+        course = await _decide(heads, held, until)
+        course = evolve(course, findings=(*findings, *course.findings, *heads.findings))
         yield Decided(course, log)
 
 
-async def listed(log: Log, facts: LogFacts, *, begins: int = 0) -> LogView:
+@define
+class Heads:
+    """Reads the heads of entries. Of one that is damaged the times are not known; `findings` says so."""
+
+    log: Log
+    findings: list[Finding] = field(factory=list, init=False)
+    _unreadable: set[LogEntry] = field(factory=set, init=False)
+
+    async def read(self, entries: Iterable[LogEntry]) -> dict[LogEntry, LogEntry]:
+        """Return what the heads of entries say, without those that cannot be read."""
+        return {entry: head for entry in entries if (head := await self._read(entry)) is not None}
+
+    async def _read(self, entry: LogEntry) -> LogEntry | None:
+        if entry in self._unreadable:
+            return None
+        try:
+            return await self.log.describe(entry)
+        except Corrupt as error:
+            self._unreadable.add(entry)
+            text = f"when this part of the log was written is not known: {error.what}"
+            hint = "what lies before it can be restored; take a backup, so that nothing later depends on it"
+            self.findings.append(Finding(severity="warning", subject=error.subject or str(entry), text=text, hint=hint))
+            return None
+
+
+async def listed(log: Log, facts: LogFacts, heads: Heads, *, begins: int = 0) -> LogView:
     """List the entries of all branches from an offset on; the ends of every run are described."""
     found = {}
     for name in LogView(facts=facts).names:
@@ -68,31 +96,55 @@ async def listed(log: Log, facts: LogFacts, *, begins: int = 0) -> LogView:
         # Of a month of log there are a hundred thousand: the event loop does not wait for them.
         found[name] = await in_thread(runs, listing, [gap for gap in facts.gaps if gap.branch == name])
     view = LogView(facts=facts, runs=found)
-    heads = {entry: await log.describe(entry) for entry in heads_wanted(view)}
-    return await in_thread(with_heads, view, heads)
+    known = await heads.read(heads_wanted(view))
+    for run in (run for name in view.names for run in view.of(name)):
+        known |= await _before(heads, run.entries, known)
+    return await in_thread(with_heads, view, known)
 
 
-async def _decide(log: Log, held: Holdings, until: RecoveryTarget) -> Course:
+async def _before(
+    heads: Heads, entries: Sequence[LogEntry], known: Mapping[LogEntry, LogEntry]
+) -> Mapping[LogEntry, LogEntry]:
+    """Describe the last entry of a run that can be read: up to there the log is known to be complete."""
+    for entry in reversed(entries):
+        if entry in known:
+            return {}
+        if read := await heads.read([entry]):
+            return read
+    return {}
+
+
+async def _decide(heads: Heads, held: Holdings, until: RecoveryTarget) -> Course:
     """Decide; for a moment look into the log where it lies, so that the clock and the amount are known better."""
     course = held.decide(until)
     if until.moment is None or not course.steps:
         return course
-    heads: dict[LogEntry, LogEntry] = {}
+    known: dict[LogEntry, LogEntry] = {}
     for step in course.steps:
-        heads.update(await _around(log, step.run.entries, until))
-    return evolve(held, view=await in_thread(with_heads, held.view, heads)).decide(until)
+        known.update(await _around(heads, step.run.entries, until))
+    return evolve(held, view=await in_thread(with_heads, held.view, known)).decide(until)
 
 
-async def _around(log: Log, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:
-    """Describe the entries that a search for a moment comes by: as many as the number of entries has binary digits."""
-    heads: dict[LogEntry, LogEntry] = {}
-    first, last = 0, len(entries) - 1
+async def _around(heads: Heads, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:
+    """Describe the entries that a search for a moment comes by: as many as the number of entries has binary digits.
+
+    One that cannot be read is passed over: its neighbours say nearly the same.
+    """
+    known: dict[LogEntry, LogEntry] = {}
+    left = list(entries)
+    first, last = 0, len(left) - 1
     while first < last:
         middle = (first + last) // 2
-        heads[entries[middle]] = head = await log.describe(entries[middle])
+        read = await heads.read([left[middle]])
+        if not read:
+            del left[middle]
+            last -= 1
+            continue
+        known.update(read)
+        (head,) = read.values()
         passed = head.complete_at or head.latest
         if until.moment is not None and passed is not None and passed >= until.moment:
             last = middle
         else:
             first = middle + 1
-    return heads
+    return known

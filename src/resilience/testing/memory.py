@@ -265,19 +265,10 @@ class Replay:
 
     async def run(self) -> RecoveryPoint:
         """Replay, and return where it stopped. Raises LogGap, and NotRecoverable if the target is not in the log."""
-        start, data = int(self.point.position.offset), bytearray()
-        for stretch in self.plan.replay:
-            at = max(start, stretch.begins.offset)
-            async with closing(self.log.entries(stretch.branch, begins=at, ends=stretch.ends.offset)) as entries:
-                async for entry in entries:
-                    if entry.begins.offset > start + len(data):
-                        raise LogGap(
-                            f"nothing from {start + len(data)} on", operation="restore", subject=self.plan.target
-                        )
-                    read = b"".join(await self.log.read(entry))
-                    data += read[start + len(data) - entry.begins.offset : stretch.ends.offset - entry.begins.offset]
+        start = int(self.point.position.offset)
+        data = await self._data(start)
         at = start
-        for line in bytes(data).splitlines(keepends=True):
+        for line in data.splitlines(keepends=True):
             if not line.endswith(b"\n"):
                 break  # the log ends within it
             if self._stops(at, record := json.loads(line)):
@@ -289,6 +280,31 @@ class Replay:
         if not self.plan.to_the_end and self.plan.until.kind in ("name", "transaction"):
             raise NotRecoverable(f"{self.plan.until} is not in the log", operation="restore", subject=self.plan.target)
         return self.point
+
+    async def _data(self, start: int) -> bytes:
+        """Read the log from `start` on, not further than the record behind the target."""
+        data = bytearray()
+        for stretch in self.plan.replay:
+            at = max(start, stretch.begins.offset)
+            async with closing(self.log.entries(stretch.branch, begins=at, ends=stretch.ends.offset)) as entries:
+                async for entry in entries:
+                    if entry.begins.offset > start + len(data):
+                        raise LogGap(
+                            f"nothing from {start + len(data)} on", operation="restore", subject=self.plan.target
+                        )
+                    read = b"".join(await self.log.read(entry))
+                    data += read[start + len(data) - entry.begins.offset : stretch.ends.offset - entry.begins.offset]
+                    if self._enough(start, data):
+                        return bytes(data)
+        return bytes(data)
+
+    def _enough(self, start: int, data: bytes | bytearray) -> bool:
+        at = start
+        for line in data.splitlines(keepends=True):
+            if line.endswith(b"\n") and self._stops(at, json.loads(line)):
+                return True
+            at += len(line)
+        return False
 
     def _stops(self, at: int, record: Mapping[str, str]) -> bool:
         until = self.plan.until

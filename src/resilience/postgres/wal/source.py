@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from resilience.concurrency import closing
-from resilience.model.errors import LogGap, ObjectMissing, Unsupported
+from resilience.model.errors import Corrupt, LogGap, ObjectMissing, Unsupported
 from resilience.model.log import LogEntry
 from resilience.postgres.lsn import format_lsn, position
 from resilience.primitives import Log
@@ -29,8 +29,8 @@ class WalSource:
 
         The segment that was still being written is given as far as the log has it, then zeros. Raises LogGap if a
         segment is missing although the log of its timeline goes on behind it, Unsupported for any other name, and what
-        `Log.read` raises. Whoever needs the log up to `enough` only (an LSN) is not told of holes behind that: for him
-        the log ends with the first one.
+        `Log.read` raises. A segment that is damaged is given from its slices where they hold all of it. Whoever needs
+        the log up to `enough` only (an LSN) is not told of holes and damage behind that: for him the log ends there.
         """
         try:
             wanted = WalName.parse(name, segment_size=self.segment_size)
@@ -66,9 +66,12 @@ class WalSource:
         return None
 
     async def _segment(self, timeline: int, begins: int, enough: int | None) -> Sequence[bytes] | None:
-        if (pieces := await self._whole(timeline, begins)) is not None:
-            return pieces
         ends = begins + self.segment_size
+        try:
+            if (pieces := await self._whole(timeline, begins)) is not None:
+                return pieces
+        except Corrupt as damaged:
+            return await self._instead(timeline, begins, ends if enough is None else min(ends, enough), damaged)
         chain = await self._entries(str(timeline), begins, ends)
         if _reached(chain, begins) < ends:
             known = min(ends, await self._known(str(timeline), begins, ends))
@@ -84,6 +87,20 @@ class WalSource:
                     hint="recovery cannot pass this hole: choose a moment before it, or a later base backup",
                 )
         return await self._join(chain, begins, ends) if chain else None
+
+    async def _instead(self, timeline: int, begins: int, needed: int, damaged: Corrupt) -> Sequence[bytes] | None:
+        """Return a damaged segment from its slices, if they reach as far as it is needed; None if nothing is needed."""
+        if needed <= begins:
+            return None
+        ends = begins + self.segment_size
+        async with closing(self.log.slices(str(timeline), begins=begins, ends=ends)) as entries:
+            chain = [entry async for entry in entries]
+        if _reached(chain, begins) < needed:
+            raise damaged
+        try:
+            return await self._join(chain, begins, ends)
+        except Corrupt:
+            raise damaged from None
 
     async def _entries(self, branch: str, begins: int, ends: int) -> list[LogEntry]:
         """Return the entries that together hold a segment from its beginning on, as far as there is no hole."""

@@ -14,7 +14,7 @@ from resilience import Archive
 from resilience.model.log import LogFacts
 from resilience.postgres.wal.source import WalSource
 from resilience.stores import LocalStore
-from resilience.testing.postgres import TestServer, owned_folder, running_server
+from resilience.testing.postgres import TestServer, owned_folder, running_server, unprivileged
 from resilience.testing.python import reachable_python
 
 from ..conftest import NewServer
@@ -240,6 +240,26 @@ def test_a_second_cluster_is_refused_under_the_same_name(
         new = other.server.psql("select pg_walfile_name(pg_switch_wal())")  # the one before has its mark by now
         pushed = other.push(f"pg_wal/{new}")
         assert pushed.returncode == 1 and "it names cluster 7300000000000000001" in pushed.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write as another account")
+@pytest.mark.parametrize("denied", ["files", "folders"])
+def test_an_archive_that_another_account_wrote_says_whose_it_is_and_what_to_do(commands: Commands, denied: str) -> None:
+    first, second = (commands.wal / name for name in segments(commands)[:2])
+    assert commands.run("push", str(first)).returncode == 0
+    commands.end()
+    for path in commands.archive.rglob("*"):
+        if path.is_dir() == (denied == "folders"):
+            os.chown(path, 0, 0)
+    account = unprivileged()
+    assert account is not None
+    commands.write("patience = 600")
+    for command in (["push", str(second)], ["fetch", first.name, "pg_wal/RECOVERYXLOG"]):
+        ended = commands.run(*command)
+        commands.end()
+        assert ended.returncode in (1, 130) and "Traceback" not in ended.stderr
+        assert f"belongs to the account root, and this runs as {account.name}" in ended.stderr
+        assert f"chown -R {account.name} {commands.archive}" in ended.stderr
 
 
 def test_a_resident_does_not_answer_for_another_data_directory(commands: Commands, tmp_owned: Path) -> None:

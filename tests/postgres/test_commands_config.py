@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from resilience import Archive
-from resilience.commands import postgresql_conf
+from resilience.commands import archive_command, postgresql_conf, restore_command
 from resilience.commands.config import load
 from resilience.commands.wal import main
 from resilience.model.errors import Corrupt, Refused, Unsupported
+from resilience.postgres.directory import PostgresDataDirectory
 from resilience.postgres.wal.header import read_control, read_header
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer
@@ -90,6 +93,29 @@ def test_the_lines_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == f"{postgresql_conf(path)}\n"
     assert main([str(path), "dance"]) > 125
     assert main([str(path), "push"]) > 125
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can tell what another account may run")
+def test_a_python_that_the_server_cannot_run_is_not_written_down(
+    tmp_path: Path, tmp_owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to("/bin/sh")
+    monkeypatch.setattr(sys, "executable", str(closed / "python"))
+    path = written(tmp_path, f'target = "orders"\ndirectory = "/b"\ndata = "{tmp_owned}"')
+    commands: list[Callable[..., str]] = [archive_command, restore_command, postgresql_conf]
+    for command in commands:
+        with pytest.raises(Refused, match=rf"{closed}/python is closed to the account \w+, .*python=\)$"):
+            command(path)
+        assert "/bin/sh" in command(path, python="/bin/sh")
+    path = written(tmp_path, 'target = "orders"\ndirectory = "/b"')
+    assert str(closed) in archive_command(path)  # nobody knows whose cluster it is for
+
+
+def test_an_outage_of_some_minutes_is_waited_for(tmp_path: Path) -> None:
+    path = written(tmp_path, 'target = "orders"\ndirectory = "/b"')
+    assert load(path).patience == PostgresDataDirectory(tmp_path / "data").patience == 900
 
 
 def test_a_cluster_and_its_wal_say_who_they_are(every_postgres: TestServer) -> None:

@@ -128,9 +128,9 @@ def test_while_nothing_is_read_nothing_is_missed(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("answers", [0, 10_000], ids=["silent", "without WAL"])
 def test_wal_that_is_expected_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch, answers: int) -> None:
     says = r"did not (answer|send the WAL that it has) for 0.2 s"
-    with silent(monkeypatch, *map(keepalive, range(1, answers))) as stream:
-        with until_stopped(stream), pytest.raises(Unreachable, match=says):
-            stream.start(1, 0, expected=True)
+    said = map(keepalive, range(1, answers))
+    with silent(monkeypatch, *said) as stream, until_stopped(stream), pytest.raises(Unreachable, match=says):
+        stream.start(1, 0, expected=True)
 
 
 @contextmanager

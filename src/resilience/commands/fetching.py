@@ -40,9 +40,18 @@ async def fetch(opened: Opened, name: str) -> Answer:
         retry=retry_if_exception_type(Unavailable),
         reraise=True,
     )
-    pieces: Sequence[bytes] | None = await trying(opened.source.fetch, name)
+
+    async def look() -> Sequence[bytes] | None:
+        with opened.explained():
+            return await opened.source.fetch(name)
+
+    async def look_for_any() -> bool:
+        with opened.explained():
+            return await opened.known()
+
+    pieces: Sequence[bytes] | None = await trying(look)
     if pieces is None:
-        known: bool = await trying(opened.known)
+        known: bool = await trying(look_for_any)
         if known:
             return Answer(ABSENT)
         return Answer(UNKNOWN, f"the archive has no log of cluster {opened.control.lineage}: is it the right one?")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import pwd
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from attrs import frozen
@@ -43,6 +45,24 @@ class Opened:
         """Whether the archive's folder is another than when it was opened, or none: it was moved or unmounted."""
         directory = self.config.directory
         return directory is not None and folder_identity(directory) != self.folder
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Raise Refused, with what to do, where the archive is denied to us because another account wrote it."""
+        try:
+            yield
+        except StorageFailed as error:
+            whose = _owner_of_denied(error.__cause__, self.config.directory)
+            if whose is None:
+                raise
+            owner, ours = _account(whose), _account(os.geteuid())
+            raise Refused(
+                f"{error.what}; it belongs to the account {owner}, and this runs as {ours}",
+                operation=error.operation,
+                subject=error.subject,
+                hint="let the server's account take the backups too, and give it what is there already: "
+                f"chown -R {ours} {self.config.directory}",
+            ) from error
 
     @property
     def source(self) -> WalSource:
@@ -113,6 +133,29 @@ def folder_identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _owner_of_denied(error: BaseException | None, directory: Path | None) -> int | None:
+    """Return the other account that owns what the system denied us in an archive; None if it was something else."""
+    if directory is None or not isinstance(error, PermissionError):
+        return None
+    path = Path(os.fsdecode(error.filename or directory))
+    for each in (path, *path.parents):
+        if each != directory and directory not in each.parents:
+            return None
+        try:
+            owner = each.stat().st_uid
+        except OSError:
+            continue  # not there yet, or in a folder that is denied as well
+        return owner if owner != os.geteuid() else None
+    return None
+
+
+def _account(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _control(config: WalConfig) -> Control:

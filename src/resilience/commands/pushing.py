@@ -141,9 +141,13 @@ class Pusher:
     async def push(self, path: Path) -> WalFile:
         """Archive a file; once this returns it is durable. What is there already is compared.
 
-        Raises Refused for what does not belong into this log, LineageBroken if it is there with other content, and
-        what the store raises.
+        Raises Refused for what does not belong into this log and for an archive that another account wrote,
+        LineageBroken if it is there with other content, and what the store raises.
         """
+        with self.opened.explained():
+            return await self._archive(path)
+
+    async def _archive(self, path: Path) -> WalFile:
         try:
             name = WalName.parse(path.name, segment_size=self.control.segment_size)
         except ValueError as error:

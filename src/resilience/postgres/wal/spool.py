@@ -241,7 +241,7 @@ def interpreter(account: Account | None) -> str:
         *filter(None, (shutil.which("python3", path=place) for place in ("/usr/bin", "/bin"))),
     ]
     for candidate in candidates:
-        if account is None or os.geteuid() != 0 or _reachable(Path(candidate)):
+        if account is None or os.geteuid() != 0 or reachable(Path(candidate)):
             return candidate
     raise Unsupported(
         f"the account {account.name if account else ''} can run no Python on this machine",
@@ -249,8 +249,8 @@ def interpreter(account: Account | None) -> str:
     )
 
 
-def _reachable(path: Path) -> bool:
-    """Tell whether everybody may run a program, also where it is only a link."""
+def reachable(path: Path) -> bool:
+    """Tell whether everybody may run a program (or enter a folder), also where it is only a link."""
     return all(each.stat().st_mode & 0o001 for way in (path, path.resolve()) for each in (way, *way.parents))
 
 

@@ -256,7 +256,8 @@ async def test_a_standby_is_fed_catches_up_and_keeps_following(
         until(lambda: standby.server.psql("select count(*) from t") == "20005")
         primary.switch(rows=5)
         until(lambda: standby.server.psql("select count(*) from t") == "20010")
-        assert standby.resident() is not None and standby.resident() != primary.resident()
+        until(standby.resident)
+        assert standby.resident() != primary.resident()
         standby.server.psql("select pg_promote()")
         assert standby.server.psql("select pg_walfile_name(pg_current_wal_lsn())").startswith("00000002")
 

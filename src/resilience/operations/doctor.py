@@ -19,7 +19,7 @@ from resilience.planning.log import LogView
 from resilience.primitives import Archiver, Diagnosable
 from resilience.reference import OBJECTIVES
 
-from .looking import listed
+from .looking import Heads, listed
 
 ARCHIVE_SECONDS = 60.0
 
@@ -80,7 +80,7 @@ async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetim
                 known = LogView(facts=facts)
                 own = [each for each in manifests if each.lineage == mine]
                 begins = held(checkup, own, known).begins(latest(checkup, known))
-                view = await listed(log, facts, begins=begins)
+                view = await listed(log, facts, Heads(log), begins=begins)
     shown = await archive.measured(target)
     return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), view=view, shown=shown)
 

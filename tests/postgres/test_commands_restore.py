@@ -11,13 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from resilience import Archive
 from resilience.archive import layout
+from resilience.commands import wal
+from resilience.commands.config import load
+from resilience.commands.fetching import fetch
+from resilience.commands.opened import Opened
 from resilience.model.log import Branch, LogEntry
 from resilience.postgres.lsn import position
 from resilience.postgres.wal.header import read_control
 from resilience.postgres.wal.names import segment_name
+from resilience.postgres.wal.spool import Answer
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 from resilience.testing.python import reachable_python
@@ -166,6 +172,29 @@ async def test_what_is_proven_not_to_be_there_ends_with_1(commands: Filled) -> N
     await commands.fill(3, 4)
     for absent in (name(5), name(2), "00000002.history", segment_name(2, 4 * SEGMENT, SEGMENT)):
         assert await both(commands, absent) == {1}
+
+
+async def test_what_a_new_resident_has_swept_away_is_fetched_again(
+    commands: Filled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await commands.fill(3)
+    swept: list[str] = []
+
+    async def fetched(found: Opened, wanted: str) -> Answer:
+        answer = await fetch(found, wanted)
+        if not swept:
+            swept.append(answer.text)
+            await found.spool.drop(answer.text)
+        return answer
+
+    monkeypatch.setattr(wal, "fetch", fetched)
+    config = evolve(load(commands.config), data=commands.server.data)
+    into = commands.wal / "RECOVERYXLOG"
+    assert await wal.get(config, name(3), str(into), absent=1) == 0
+    assert swept and into.read_bytes() == content(3)
+    into.unlink()
+    with pytest.raises(FileNotFoundError):
+        await wal.get(config, name(3), "no_such_folder/RECOVERYXLOG", absent=1)
 
 
 async def test_a_hole_ends_above_125(commands: Filled) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from attrs import define, field
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from resilience.concurrency import in_thread, stop_tasks
 from resilience.model.errors import ResilienceError, Unavailable
@@ -36,7 +36,7 @@ async def fetch(opened: Opened, name: str) -> Answer:
     """
     trying = AsyncRetrying(
         stop=stop_after_delay(opened.config.patience),
-        wait=wait_exponential_jitter(initial=0.1, max=5.0),
+        wait=wait_random_exponential(multiplier=0.1, max=5.0),
         retry=retry_if_exception_type(Unavailable),
         reraise=True,
     )

@@ -47,8 +47,15 @@ async def get(config: WalConfig, name: str, path: str, *, absent: int) -> int:
     """Fetch one file and return the exit status."""
     async with opened(config) as found:
         answer = await fetch(found, name)
-        if answer.status == 0:
-            (found.spool.folder / answer.text).rename((found.config.data or Path()) / path)
+        while answer.status == 0:
+            fetched = found.spool.folder / answer.text
+            try:
+                fetched.rename((found.config.data or Path()) / path)
+                break
+            except FileNotFoundError:
+                if fetched.exists():
+                    raise
+                answer = await fetch(found, name)  # a resident process that has just begun has emptied the spool
     if answer.status == UNKNOWN:
         sys.stderr.write(f"resilience: fetch {name}: {answer.text}\n")
         return UNKNOWN
@@ -73,11 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     failed = UNKNOWN if fetching else FAILED
     try:
         loaded = load(config)
-        if fetching:
-            leave_behind(loaded, after=rest[0])  # it fetches what follows while we fetch this
         status = asyncio.run(coroutine(loaded, *rest))
-        if command == "push":
-            leave_behind(loaded)
+        if fetching or command == "push":
+            leave_behind(loaded, after=rest[0] if fetching else "")
         return status
     except ResilienceError as error:
         sys.stderr.write(f"resilience: {error}\n")

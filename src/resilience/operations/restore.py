@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -68,11 +68,7 @@ async def restore(
 
             told.total = plan.written + plan.replayed
             replaying = Replaying(told, plan)
-            async with AsyncExitStack() as opened:
-                chain = [
-                    ObservedBackup(await opened.enter_async_context(archive.open(manifest)), told)
-                    for manifest in course.chain
-                ]
+            async with _opened(archive, course, told) as chain:
                 applied = time.monotonic()
                 restored = await into.apply(plan, chain=chain, log=found.log, reached=replaying)
                 ended = time.monotonic()
@@ -95,6 +91,15 @@ async def restore(
     )
     await _remember(archive, report, system=into.system, clock=clock, new_id=new_id)
     return report
+
+
+@asynccontextmanager
+async def _opened(archive: Archiver, course: Course, told: Notifier) -> AsyncIterator[list[ObservedBackup]]:
+    """Open the backups of the chain, oldest first; what is read of them is told."""
+    async with AsyncExitStack() as opened:
+        yield [
+            ObservedBackup(await opened.enter_async_context(archive.open(manifest)), told) for manifest in course.chain
+        ]
 
 
 def prove(course: Course, reached: RecoveryPoint) -> None:

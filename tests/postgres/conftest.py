@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from resilience.postgres.wal import archiver as wal_archiver
 from resilience.testing.postgres import TestServer, owned_folder, running_server
 
 from ..conftest import FAST
 from .chains import SUMMARIES, Chain, archive_in_memory, three
+from .wal import drop_slot
 
 ATTEMPTS = 1000
 BUSY = """
@@ -60,3 +62,18 @@ def standby_of(session_folder: Path) -> Iterator[Callable[[TestServer], TestServ
             return standby
 
         yield made
+
+
+@pytest.fixture
+def primary(postgres16: TestServer) -> Iterator[TestServer]:
+    """The session's PostgreSQL 16, at a checkpoint; the archiver's slot is dropped afterwards."""
+    postgres16.psql("checkpoint")
+    yield postgres16
+    drop_slot(postgres16)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An archiver that does not pause for long."""
+    monkeypatch.setattr(wal_archiver, "BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(wal_archiver, "WATCH_SECONDS", 0.1)

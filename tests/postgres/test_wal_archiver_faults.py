@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from resilience.model.errors import (
 )
 from resilience.model.log import Branch, LogEntry, Watermark
 from resilience.postgres.lsn import position
-from resilience.postgres.wal import archiver as wal_archiver
 from resilience.postgres.wal import streaming as wal_streaming
 from resilience.postgres.wal.archiver import WalArchiver
 from resilience.stores import LocalStore, MemoryStore
@@ -32,7 +30,6 @@ from .wal import (
     NEVER,
     archiving,
     as_the_server_has_it,
-    drop_slot,
     durable,
     fill,
     flushed,
@@ -48,19 +45,7 @@ from .wal import (
 CHECKOUT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def primary(postgres16: TestServer) -> Iterator[TestServer]:
-    """The session's PostgreSQL 16, at a checkpoint; the archiver's slot is dropped afterwards."""
-    postgres16.psql("checkpoint")
-    yield postgres16
-    drop_slot(postgres16)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for long pauses."""
-    monkeypatch.setattr(wal_archiver, "BUSY_SECONDS", 0.5)
-    monkeypatch.setattr(wal_archiver, "WATCH_SECONDS", 0.1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 # The process, the connection, the server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from resilience.model.errors import (
     WouldLeaveGap,
 )
 from resilience.postgres.lsn import parse_lsn
-from resilience.postgres.wal import archiver as wal_archiver
 from resilience.postgres.wal.names import segment_name
 from resilience.stores import MemoryStore
 from resilience.testing.faults import WatchedStore
@@ -41,19 +39,7 @@ from .wal import (
 CHECKOUT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def primary(postgres16: TestServer) -> Iterator[TestServer]:
-    """The session's PostgreSQL 16, at a checkpoint; the archiver's slot is dropped afterwards."""
-    postgres16.psql("checkpoint")
-    yield postgres16
-    drop_slot(postgres16)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test waits for long pauses."""
-    monkeypatch.setattr(wal_archiver, "BUSY_SECONDS", 0.5)
-    monkeypatch.setattr(wal_archiver, "WATCH_SECONDS", 0.1)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def remove_wal(server: TestServer) -> None:

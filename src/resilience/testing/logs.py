@@ -96,6 +96,16 @@ class LogSuite:
                 assert await joined(other, entry) == plain(entry)
                 assert await reach(other) == (3 * SIZE, entry.ends.offset)
 
+    async def test_the_slices_of_a_segment_are_found_beside_it_whole_up_to_their_first_hole(
+        self, archive: Archiver
+    ) -> None:
+        parts = [piece(4, 0, 100), piece(4, 0, 40), piece(4, 100, 250), piece(4, 300, 400)]
+        async with opened(archive, *parts, whole(4), whole(5)) as log:
+            for end, covered in ((5 * SIZE, [100, 250]), (4 * SIZE + 60, [100])):
+                found = [entry async for entry in log.slices("1", begins=4 * SIZE, ends=end)]
+                assert [entry.ends.offset - 4 * SIZE for entry in found] == covered
+            assert [entry async for entry in log.slices("1", begins=5 * SIZE, ends=6 * SIZE)] == []
+
     async def test_an_entry_that_is_not_what_it_says_is_misuse(self, archive: Archiver) -> None:
         async with opened(archive) as log:
             await log.record(FIRST)

@@ -23,6 +23,7 @@ from resilience.primitives import Diagnosable, ObjectInfo
 from resilience.reference import POSTGRESQL
 from resilience.stores import MemoryStore
 from resilience.stores.keys import each
+from resilience.testing.faults import change, flipped
 
 from .test_planning_health import CHECKUP, LINEAGE, NOW, at
 
@@ -141,6 +142,18 @@ async def test_a_log_that_is_there_shows_that_it_is_archived() -> None:
     diagnosis = await doctor(patient, archive=archive, objective=HOURLY, clock=lambda: NOW)
     assert [each.subject for each in diagnosis.findings] == ["backups"]
     assert [each.value for each in diagnosis.readings if each.name == "log"] == ["restores to nowhere"]
+
+
+async def test_a_damaged_entry_of_the_log_is_named() -> None:
+    archive = Archive(MemoryStore())
+    async with archive.log("orders", system="memory", lineage=LINEAGE) as log:
+        await log.record(Branch(name="1"))
+        await log.append(LogEntry(begins=at(0), ends=at(1024), complete_at=NOW), [bytes(1024)])
+    (entry,) = [info.key async for info in archive.store.list("memory/orders/log/")]
+    await change(archive.store, entry, flipped(50))
+    patient = Patient(checkup=evolve(CHECKUP, position=at(1024), unarchived=UNARCHIVED))
+    diagnosis = await doctor(patient, archive=archive, objective=HOURLY, clock=lambda: NOW)
+    assert [each.severity for each in diagnosis.findings if each.subject == entry] == ["warning"]
 
 
 async def test_an_empty_archive_is_looked_at_as_well() -> None:

@@ -71,7 +71,8 @@ async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetim
     target, mine = checkup.target, checkup.lineage
     manifests = tuple([manifest async for manifest in archive.manifests(target)])
     logs: list[LogFacts] = []
-    view = None
+    view: LogView | None = None
+    damage: tuple[Finding, ...] = ()
     for lineage in await archive.lineages(target):
         async with archive.log(target, system=checkup.system, lineage=lineage) as log:
             facts = await log.survey()
@@ -80,9 +81,11 @@ async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetim
                 known = LogView(facts=facts)
                 own = [each for each in manifests if each.lineage == mine]
                 begins = held(checkup, own, known).begins(latest(checkup, known))
-                view = await listed(log, facts, Heads(log), begins=begins)
+                heads = Heads(log)
+                view = await listed(log, facts, heads, begins=begins)
+                damage = tuple(heads.findings)
     shown = await archive.measured(target)
-    return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), view=view, shown=shown)
+    return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), view=view, shown=shown, damage=damage)
 
 
 def _unarchived(checkup: Checkup) -> tuple[Finding, ...]:

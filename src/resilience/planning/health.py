@@ -31,7 +31,8 @@ GRACE = 1.5
 class Kept:
     """What an archive holds of a target: backups, what is known of the logs of all lineages, what restores measured.
 
-    `view` is the log of the lineage that the target has now, as far as its newest backup needs it.
+    `view` is the log of the lineage that the target has now, as far as its newest backup needs it; `damage` is what
+    could not be read of it.
     """
 
     looked_at: datetime = field(validator=aware)
@@ -39,6 +40,7 @@ class Kept:
     logs: tuple[LogFacts, ...] = ()
     view: LogView | None = None
     shown: tuple[RestoreMeasured, ...] = ()
+    damage: tuple[Finding, ...] = ()
 
 
 def examine_archive(
@@ -46,7 +48,15 @@ def examine_archive(
 ) -> tuple[tuple[Reading, ...], tuple[Finding, ...]]:
     """Hold what the archive has of a system against an objective."""
     case = _case(checkup, kept, objective)
-    findings = (*case.histories(), *case.backups(), *case.recoverable(), *case.log(), *case.loss(), *case.time())
+    findings = (
+        *case.histories(),
+        *case.backups(),
+        *case.recoverable(),
+        *case.log(),
+        *case.loss(),
+        *case.time(),
+        *kept.damage,
+    )
     return judged(case.readings(), findings), findings
 
 

@@ -62,8 +62,8 @@ def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")
     install_postgresql(session, *POSTGRESQL)
-    coverage = [] if session.posargs else ["--cov", "--cov-report=term"]
-    session.run("pytest", *coverage, *session.posargs)
+    whole = "--cov --cov-report=term --numprocesses=auto --maxprocesses=4 --dist=worksteal".split()
+    session.run("pytest", *(session.posargs or whole))
 
 
 @nox.session

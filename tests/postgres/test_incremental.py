@@ -34,7 +34,7 @@ from resilience.testing.postgres import TestServer, owned_folder
 
 from ..conftest import NewServer
 from .chains import SUMMARIES, Chain, archive_in_memory, bring_back, chain_to, orders, value
-from .conftest import idle
+from .conftest import ATTEMPTS, idle
 
 INSTEAD = "a full backup instead of an incremental one: "
 BOTH = pytest.mark.parametrize("major", [17, 18])
@@ -52,6 +52,16 @@ async def refused_and_replaced(server: TestServer, archive: Archive, reason: str
     assert reason in said
     assert await idle(server)
     return report.manifest
+
+
+async def summarized(server: TestServer, *, up_to: str) -> bool:
+    """Wait until the summaries of a server reach an LSN."""
+    reached = f"select summarized_lsn >= '{up_to}' from pg_get_wal_summarizer_state()"
+    for _ in range(ATTEMPTS):
+        if await asyncio.to_thread(server.psql, reached) == "t":
+            return True
+        await asyncio.sleep(0.01)
+    return False
 
 
 @BOTH
@@ -239,6 +249,8 @@ async def test_summaries_that_are_gone_need_a_full_backup_once(new_server: NewSe
     server, archive = new_server(18, settings=SUMMARIES), archive_in_memory()
     await backup(orders(server), archive)
     server.psql("checkpoint")
+    # The summarizer works behind the checkpoints: what it writes after the files are gone would serve as well.
+    assert await summarized(server, up_to=server.psql("select redo_lsn from pg_control_checkpoint()"))
     for path in (server.data / "pg_wal" / "summaries").iterdir():
         path.unlink()
     full = await refused_and_replaced(server, archive, "WAL summaries are required on timeline 1")

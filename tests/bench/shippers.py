@@ -18,6 +18,7 @@ from harness import Run, back_memory, machine_cpu, percentile, wait_until_quiet
 from resilience.commands import archive_command, restore_command
 from resilience.commands.config import load
 from resilience.commands.resident import LOCK
+from resilience.postgres.lsn import parse_lsn
 from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 from resilience.testing.python import reachable_python
 
@@ -52,6 +53,7 @@ class Bench:
     bin_dir: Path
     server: TestServer = field(init=False)
     queue: list[str] = field(factory=list)
+    rows: int = 0
     stops: list[Callable[[], None]] = field(factory=list)
 
     def __attrs_post_init__(self) -> None:
@@ -77,11 +79,19 @@ class Bench:
         self.server.start()
         self.server.psql("create role backup login replication")
         self.server.psql("create table documents (id bigint primary key, body jsonb)")
-        rows = 0
         while len(self.ready()) < segments:
-            self.server.psql(FILL.format(first=rows + 1, last=rows + 50_000))
-            rows += 50_000
+            self._add_rows()
         self.queue = self.ready()[:segments]
+
+    def fill(self, up_to: int) -> int:
+        """Write WAL up to an LSN, or a little farther, and return up to where."""
+        while (written := parse_lsn(self.server.psql("select pg_current_wal_flush_lsn()"))) < up_to:
+            self._add_rows()
+        return written
+
+    def _add_rows(self) -> None:
+        self.server.psql(FILL.format(first=self.rows + 1, last=self.rows + 50_000))
+        self.rows += 50_000
 
     def close(self) -> None:
         """Stop whatever runs."""

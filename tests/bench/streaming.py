@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import subprocess
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -52,22 +53,26 @@ async def probe(server: TestServer, durable: Callable[[], Awaitable[int]], secon
     """Commit something now and then, and wait each time until its WAL is durable; seconds from the commit's answer."""
     connection = await asyncpg.connect(server.uri())
     await connection.execute("create table if not exists probe (made timestamptz)")
+    waiting: deque[tuple[int, float]] = deque()
+    waits: list[float] = []
     ended = time.monotonic() + seconds
-    waits: list[asyncio.Task[float]] = []
 
-    async def wait(lsn: int, answered: float) -> float:
-        while await durable() < lsn:
+    async def watch() -> None:
+        while waiting or time.monotonic() < ended:
+            reached = await durable()
+            while waiting and waiting[0][0] <= reached:
+                waits.append(time.monotonic() - waiting.popleft()[1])
             await asyncio.sleep(0.002)
-        return time.monotonic() - answered
 
+    watching = asyncio.create_task(watch())
     while time.monotonic() < ended:
         await connection.execute("insert into probe values (now())")
         answered = time.monotonic()
-        lsn = parse_lsn(await connection.fetchval("select pg_current_wal_flush_lsn()::text"))
-        waits.append(asyncio.create_task(wait(lsn, answered)))
+        waiting.append((parse_lsn(await connection.fetchval("select pg_current_wal_flush_lsn()::text")), answered))
         await asyncio.sleep(PROBE_SECONDS)
+    await watching
     await connection.close()
-    return list(await asyncio.gather(*waits))
+    return waits
 
 
 @contextlib.contextmanager

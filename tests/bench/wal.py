@@ -1,6 +1,6 @@
 """Continuous WAL: ours beside pgBackRest and pg_receivewal, by turns, on one PostgreSQL.
 
-`nox -s bench -- wal [--segments 100] [--rounds 3] [--seconds 30]`. Four measurements on an otherwise quiet machine:
+`nox -s bench -- wal [--segments 100] [--rounds 3] [--seconds 30] [--mib 1024]`. Four measurements on an otherwise quiet machine:
 - push: the server's own archiver empties a queue of full 16 MiB segments through archive_command; timed from the reload
   that sets it to the last `.done`, and segment by segment between the `.done` files;
 - get: restore_command is asked for one segment after the other, as a recovery does, with no replay in between;
@@ -24,7 +24,7 @@ from harness import Run, machine_cpu, medians, percentile, table, write
 from resilience import Archive, RecoveryTarget, backup, plan_restore, restore
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
-from resilience.postgres import PostgresDataDirectory, PostgresTarget
+from resilience.postgres import PostgresDataDirectory, PostgresTarget, WalArchiver
 from resilience.postgres.ending import Ending
 from resilience.postgres.recovery import Recovery
 from resilience.postgres.wal.prefetch import order
@@ -47,11 +47,18 @@ def binaries(folder: Path) -> Path:
     return debian if (debian / "initdb").exists() else reachable_copy(find_binaries(ROOT / ".testbed", MAJOR), folder)
 
 
-async def stream(bench: Bench, seconds: float) -> dict[str, Sequence[float]]:
-    """Take a base, then measure delays while pgbench writes what the replay is measured on."""
+async def stream(bench: Bench, seconds: float, mib: int) -> dict[str, Sequence[float]]:
+    """Take a base, then measure delays under pgbench; what that writes, and more up to `mib`, is replayed later."""
     archive = Archive(LocalStore(bench.folder / "streamed"))
-    await backup(PostgresTarget("bench", dsn=bench.server.dsn("backup")), archive)
-    return await delays(bench.server, bench.folder / "streamed", seconds)
+    report = await backup(PostgresTarget("bench", dsn=bench.server.dsn("backup")), archive)
+    waits = await delays(bench.server, bench.folder / "streamed", seconds)
+    async with WalArchiver("bench", dsn=bench.server.dsn("backup"), archive=archive) as wal:
+        wanted = await asyncio.to_thread(
+            bench.fill, report.manifest.recovery_point.position.offset + (mib << 20)
+        )
+        while wal.status.durable_lsn is None or wal.status.durable_lsn.offset < wanted:
+            await asyncio.sleep(0.1)
+    return waits
 
 
 async def replays(bench: Bench, rounds: int) -> list[Run]:
@@ -127,6 +134,7 @@ def main() -> None:
     parser.add_argument("--segments", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--mib", type=int, default=1024, help="how much WAL is replayed, at least")
     asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="resilience-bench-"))
     folder.chmod(0o755)
@@ -138,7 +146,7 @@ def main() -> None:
             shippers += [pgbackrest(bench, asynchronously=False), pgbackrest(bench, asynchronously=True)]
         runs = [bench.push(shipper) for _ in range(asked.rounds) for shipper in shippers]
         runs += [bench.get(shipper) for _ in range(asked.rounds) for shipper in shippers]
-        waits = asyncio.run(stream(bench, asked.seconds))
+        waits = asyncio.run(stream(bench, asked.seconds, asked.mib))
         bench.server.stop()
         runs += asyncio.run(replays(bench, asked.rounds))
     finally:

@@ -23,7 +23,8 @@ from .spool import ABSENT, UNKNOWN, Answer, Request, Spool
 _SEGMENT = re.compile("[0-9A-F]{24}")
 AHEAD_BYTES = 256 << 20
 FEWEST, MOST = 2, 64
-AT_ONCE = 4
+AT_ONCE, ENOUGH = 4, 4
+"""While this many lie there they are fetched one by one: replay has more use for the processors then."""
 AT_ONCE_BYTES = 128 << 20
 LOOK_AGAIN_SECONDS = 0.02
 LONGEST_PAUSE_SECONDS = 15.0
@@ -113,9 +114,11 @@ class Feeder:
         """Keep the spool filled. What cannot be had is left to whoever asks for it: recovery may end before."""
         size = self.source.segment_size
         ahead = max(FEWEST, min(MOST, AHEAD_BYTES // size))
-        at_once = max(1, min(AT_ONCE, AT_ONCE_BYTES // size))
+        most = max(1, min(AT_ONCE, AT_ONCE_BYTES // size))
         while True:
-            there = len(await self.spool.names() | self._fetching.keys())
+            names = await self.spool.names()
+            there = len(names | self._fetching.keys())
+            at_once = 1 if len(names) >= ENOUGH else most
             while self._waiting and there < ahead and len(self._fetching) < at_once:
                 name = self._waiting.popleft()
                 if name not in self._handed and name not in self._fetching:

@@ -62,7 +62,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")
     install_postgresql(session, *POSTGRESQL)
-    whole = "--cov --cov-report=term --numprocesses=auto --maxprocesses=4 --dist=worksteal".split()
+    whole = ["--cov", "--cov-report=term", "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
     session.run("pytest", *(session.posargs or whole))
 
 

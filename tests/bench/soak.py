@@ -27,7 +27,7 @@ import asyncpg
 from attrs import define, field, frozen
 
 from resilience import Archive, RecoveryTarget, backup, coverage, restore
-from resilience.model.errors import ResilienceError, StorageFailed
+from resilience.model.errors import ResilienceError, StorageFailed, Unavailable
 from resilience.postgres import PostgresScratch, PostgresTarget
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer, find_binaries, reachable_copy, running_server
@@ -264,9 +264,16 @@ async def archive_until(dsn: str, root: str, seed: str, until: str) -> None:
 
     store = LocalStore(root)
     archive = Archive(WatchedStore(store, trouble) if seed else store)
-    async with WalArchiver("soak", dsn=dsn, archive=archive, interval=INTERVAL) as wal:
-        while not until or wal.status.durable_lsn is None or wal.status.durable_lsn.offset < parse_lsn(until):
-            await asyncio.sleep(0.2)
+    while True:
+        try:
+            async with WalArchiver("soak", dsn=dsn, archive=archive, interval=INTERVAL) as wal:
+                while not until or wal.status.durable_lsn is None or wal.status.durable_lsn.offset < parse_lsn(until):
+                    await asyncio.sleep(0.2)
+            return
+        except Unavailable:
+            if not seed:
+                raise
+            await asyncio.sleep(1)  # it says at once that it cannot begin; whoever supervises it begins again
 
 
 async def soak(folder: Path, asked: argparse.Namespace) -> dict[str, object]:

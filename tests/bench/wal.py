@@ -1,6 +1,7 @@
 """Continuous WAL: ours beside pgBackRest and pg_receivewal, by turns, on one PostgreSQL.
 
-`nox -s bench -- wal [--segments 100] [--rounds 3] [--seconds 30] [--mib 1024]`. Four measurements on an otherwise quiet machine:
+`nox -s bench -- wal [--segments 100] [--rounds 3] [--seconds 30] [--mib 1024]`. Four measurements on an otherwise quiet
+machine:
 - push: the server's own archiver empties a queue of full 16 MiB segments through archive_command; timed from the reload
   that sets it to the last `.done`, and segment by segment between the `.done` files;
 - get: restore_command is asked for one segment after the other, as a recovery does, with no replay in between;
@@ -53,9 +54,7 @@ async def stream(bench: Bench, seconds: float, mib: int) -> dict[str, Sequence[f
     report = await backup(PostgresTarget("bench", dsn=bench.server.dsn("backup")), archive)
     waits = await delays(bench.server, bench.folder / "streamed", seconds)
     async with WalArchiver("bench", dsn=bench.server.dsn("backup"), archive=archive) as wal:
-        wanted = await asyncio.to_thread(
-            bench.fill, report.manifest.recovery_point.position.offset + (mib << 20)
-        )
+        wanted = await asyncio.to_thread(bench.fill, report.manifest.recovery_point.position.offset + (mib << 20))
         while wal.status.durable_lsn is None or wal.status.durable_lsn.offset < wanted:
             await asyncio.sleep(0.1)
     return waits

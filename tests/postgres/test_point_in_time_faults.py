@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from resilience import Archive, Conflict, Corrupt, Event, StorageFailed, Unreachable, restore
+from resilience import Archive, Conflict, Corrupt, Event, RecoveryTarget, StorageFailed, Unreachable, restore
 from resilience.model.errors import LogGap
 from resilience.postgres import PostgresDataDirectory
+from resilience.postgres.lsn import parse_lsn
 from resilience.postgres.mark import MARK
 from resilience.primitives import ObjectStore
 from resilience.stores import LocalStore, MemoryStore
@@ -23,10 +24,11 @@ from resilience.testing.cancellation import cancellations, nothing_left_running
 from resilience.testing.faults import WatchedStore, change, flipped
 from resilience.testing.postgres import TestServer, owned_folder, running_server, starts, unprivileged
 
+from ..conftest import NewServer
 from .archived import SETTINGS, archive_wal, back_up, insert, rows
 
 CHECKOUT = Path(__file__).parents[2]
-SMALL = "--wal-segsize=1"
+SMALL, SMALLEST = "--wal-segsize=1", 1 << 20
 LOGGED = "/log/"
 
 
@@ -101,6 +103,33 @@ async def test_a_damaged_segment_stops_the_restore_and_is_named(told: Tell, tmp_
     # What lies before it can be had, although it is fetched ahead.
     await restore(archive, "orders", into=into, until=source.moments[0])
     assert await rows(into) == [0]
+
+
+async def test_damage_that_is_only_read_ahead_of_the_target_does_not_stop_the_restore(
+    new_server: NewServer, tmp_owned: Path
+) -> None:
+    server, archive = new_server(17, SMALL, settings=SETTINGS), Archive(MemoryStore(), object_size=1 << 20)
+    server.psql("create table rows (id int)")
+    manifest = await back_up(server, archive)
+    server.psql("insert into rows values (1)")
+    lsn = to_the_end_of_a_segment(server)
+    server.psql("select pg_create_restore_point('here')")
+    server.psql("insert into rows values (2)")
+    for _ in range(3):
+        server.psql("select pg_switch_wal(), pg_logical_emit_message(false, 'x', repeat('x', 200000))")
+    await archive_wal(server, archive, manifest)
+    (victim,) = [key for key in await segments(archive.store) if f"/{(lsn // SMALLEST + 1) * SMALLEST:016X}-" in key]
+    await change(archive.store, victim, flipped(-5))
+    into = PostgresDataDirectory(tmp_owned / "data", bin_dir=server.bin_dir)
+    await restore(archive, "orders", into=into, until=RecoveryTarget.name("here"))
+    assert await rows(into) == [1]
+
+
+def to_the_end_of_a_segment(server: TestServer) -> int:
+    """Write WAL until a few records only fit into the segment, and return the LSN."""
+    while (lsn := parse_lsn(server.psql("select pg_current_wal_insert_lsn()"))) % SMALLEST < SMALLEST - 6000:
+        server.psql("select pg_logical_emit_message(false, 'x', repeat('x', 3000))")
+    return lsn
 
 
 async def test_a_segment_that_goes_missing_stops_the_restore_and_is_named(told: Tell, tmp_owned: Path) -> None:

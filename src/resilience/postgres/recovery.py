@@ -95,6 +95,7 @@ class Recovery:
     again: Mapping[str, str] = field(factory=dict, init=False)
     _oids: Collection[str] = field(default=(), init=False)
     _told: RecoveryPoint | None = field(default=None, init=False)
+    _reads_ahead: bool = field(default=True, init=False)
 
     async def run(self) -> Restored:
         """Recover, compare what was reached with what was asked, end as asked, and stop the server cleanly.
@@ -117,6 +118,9 @@ class Recovery:
                     asked = {}
                     if self.feeder is not None:
                         self.feeder.ends = self._ends
+                    continue
+                if asked and self._reads_ahead and self.feeder is not None and isinstance(self.feeder.failed, Corrupt):
+                    self._reads_ahead, self.feeder.failed = False, None  # what is damaged may lie behind the target
                     continue
                 if (meant := self._meant(error.what)) is None:
                     raise
@@ -180,6 +184,7 @@ class Recovery:
             # Nothing is archived now, but the new timeline's history is noted for whoever archives later.
             "archive_mode": "on",
             "recovery_target_action": "pause",
+            "recovery_prefetch": "try" if self._reads_ahead else "off",
             **asked,
         }
         async with (

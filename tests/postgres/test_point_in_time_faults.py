@@ -127,8 +127,10 @@ async def test_damage_that_is_only_read_ahead_of_the_target_does_not_stop_the_re
 
 def to_the_end_of_a_segment(server: TestServer) -> int:
     """Write WAL until a few records only fit into the segment, and return the LSN."""
-    while (lsn := parse_lsn(server.psql("select pg_current_wal_insert_lsn()"))) % SMALLEST < SMALLEST - 6000:
-        server.psql("select pg_logical_emit_message(false, 'x', repeat('x', 3000))")
+    while (
+        room := SMALLEST - 6000 - (lsn := parse_lsn(server.psql("select pg_current_wal_insert_lsn()"))) % SMALLEST
+    ) > 0:
+        server.psql(f"select pg_logical_emit_message(false, 'x', repeat('x', {min(room, 100000)}))")
     return lsn
 
 

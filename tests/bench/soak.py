@@ -38,7 +38,7 @@ WRITERS = 4
 INTERVAL = 0.5
 BASE_EVERY_SECONDS = 120.0
 START_ATTEMPTS = 20
-LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError)
 
 
 @frozen(kw_only=True)

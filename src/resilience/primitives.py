@@ -24,6 +24,7 @@ from .model.moments import aware
 from .model.objectives import Objective
 from .model.plans import BackupPlan, RestorePlan
 from .model.positions import RecoveryPoint
+from .model.retention import Tier
 
 T_co = TypeVar("T_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -202,11 +203,27 @@ class Validator(Protocol[S_contra]):
 
 @frozen(kw_only=True)
 class ObjectInfo:
-    """What a store knows of one object."""
+    """What a store knows of one object; `tier` only where there are several."""
 
     key: str
     size: int
     modified: datetime = field(validator=aware)
+    tier: Tier | None = None
+
+
+class KeyEncryptionKey(Protocol):
+    """Wraps the keys that data is sealed with, and never leaves where it is kept.
+
+    - `wrap` returns bytes from which only who may use the key gets `key` back.
+    - `unwrap` raises SealBroken unless `wrapped` was made by `wrap` of this key, with this context, by somebody who may
+      use it: nobody else can make bytes that it accepts. Both raise Unavailable and Refused as stores do.
+    - `id` tells it from every other key; it is no secret, and fit for the name of an object.
+    """
+
+    @property
+    def id(self) -> str: ...
+    async def wrap(self, key: bytes, *, context: bytes) -> bytes: ...
+    async def unwrap(self, wrapped: bytes, *, context: bytes) -> bytes: ...
 
 
 class ObjectStore(Protocol):

@@ -68,6 +68,14 @@ class DiskTooSmall(Refused):
     """There is less free space than the restore needs."""
 
 
+class KeyMissing(Refused):
+    """What is sealed needs a key that was not given."""
+
+
+class NotRehydrated(Refused):
+    """An object lies in a tier that cannot be read; it has to be copied to another one first, which takes hours."""
+
+
 class Unavailable(ResilienceError):
     """The peer could not be reached or did not finish; trying again may help."""
 
@@ -80,6 +88,10 @@ class Unreachable(Unavailable):
 
 class TimedOut(Unavailable):
     """No answer within the deadline."""
+
+
+class Throttled(Unavailable):
+    """The peer answers, and wants to be asked less often."""
 
 
 class StorageFailed(Unavailable):
@@ -106,6 +118,10 @@ class LogGap(Corrupt):
 
 class ManifestInvalid(Corrupt):
     """A manifest cannot be read or contradicts itself."""
+
+
+class SealBroken(Corrupt):
+    """What was sealed was changed, belongs elsewhere, or was written by somebody who has no key."""
 
 
 class Conflict(ResilienceError):

@@ -44,11 +44,20 @@ class StoredPart(Shown):
 
 
 @frozen(kw_only=True)
+class Sealing(Shown):
+    """How a backup's frames are sealed: with which data key, found wrapped in the archive under this name."""
+
+    key: str
+    cipher: str = "AES-256-GCM"
+
+
+@frozen(kw_only=True)
 class Manifest(Shown):
     """One backup: where it came from, what it holds, what it brings back.
 
     `lineage` names the history the data belongs to (PostgreSQL's system identifier); `begins` is where a replay of the
-    system's log has to start, `recovery_point` what the backup alone restores to. `details` belong to the system.
+    system's log has to start, `recovery_point` what the backup alone restores to. `predecessor` is the sha256 of the
+    stored manifest before it. `actor` took it, for a `reason`. `details` belong to the system.
     """
 
     format: int = FORMAT
@@ -64,7 +73,10 @@ class Manifest(Shown):
     recovery_point: RecoveryPoint
     parts: tuple[StoredPart, ...]
     writer: str = ""
-    sealing: None = None
+    sealing: Sealing | None = None
+    predecessor: str | None = None
+    actor: str = ""
+    reason: str = ""
     details: Mapping[str, Json] = field(factory=dict, repr=False)
 
     @property

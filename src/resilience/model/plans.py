@@ -31,6 +31,8 @@ class BackupPlan(Shown):
     made_at: datetime = field(validator=aware)
     size: int | None = None
     findings: tuple[Finding, ...] = ()
+    actor: str = ""
+    reason: str = ""
     details: Mapping[str, Json] = field(factory=dict)
 
 

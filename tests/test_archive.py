@@ -57,6 +57,10 @@ class TestArchiveInMemory(ArchiverSuite):
         await change(store, key, flipped(-1))
         return key
 
+    async def spoil(self, archive: Archiver, manifest: Manifest) -> None:
+        key = layout.manifest(manifest.system, manifest.target, manifest.id)
+        await change(store_of(archive), key, flipped(-100))
+
 
 class TestArchiveInADirectory(TestArchiveInMemory):
     cancel_step = 17

@@ -16,7 +16,7 @@ from attrs import field, frozen
 from .model.capture import Captured, Part, Restored
 from .model.diagnosis import Checkup
 from .model.facts import DestinationFacts, TargetFacts
-from .model.findings import Examined, Level, Verdict
+from .model.findings import Doubt, Examined, Level, Verdict
 from .model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from .model.manifests import Manifest, StoredPart
 from .model.measured import RestoreMeasured
@@ -113,7 +113,9 @@ Reached: TypeAlias = Callable[[RecoveryPoint], None]
 class Archiver(Protocol):
     """Keeps backups, and the logs that continue them.
 
-    - A backup exists if and only if its manifest does. `manifests` yields them oldest first.
+    - A backup exists if and only if its manifest does. `manifests` yields them oldest first. What cannot be read or
+      trusted of them is appended to `doubts` and passed over; without such a list the first doubt is raised, so that
+      nobody takes an older backup for the newest unawares. All doubts are there when the iteration has ended.
     - `draft` publishes nothing unless `publish` is called, which is last and create-only. Leaving it early, also by
       cancellation, leaves objects that no manifest names and a run record that says what happened.
     - `retire` removes the manifest first, then the objects; it may be repeated. It refuses what others build on, and
@@ -122,7 +124,7 @@ class Archiver(Protocol):
     - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
     """
 
-    def manifests(self, target: str) -> AsyncIterator[Manifest]: ...
+    def manifests(self, target: str, *, doubts: list[Doubt] | None = None) -> AsyncIterator[Manifest]: ...
     def draft(self, plan: BackupPlan) -> Opened[Draft]: ...
     def open(self, manifest: Manifest) -> Opened[StoredBackup]: ...
     async def retire(self, manifest: Manifest) -> None: ...

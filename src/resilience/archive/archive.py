@@ -14,7 +14,8 @@ from attrs import define, field
 from attrs.validators import ge
 
 from resilience.concurrency import closing, in_thread
-from resilience.model.errors import AlreadyExists, ManifestInvalid, Refused
+from resilience.model.errors import AlreadyExists, Corrupt, ManifestInvalid, Refused, Unsupported
+from resilience.model.findings import Doubt
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import Manifest
@@ -51,19 +52,27 @@ class Archive:
     frame_size: int = field(default=FRAME_SIZE, kw_only=True, validator=ge(1))
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True)
 
-    async def manifests(self, target: str) -> AsyncGenerator[Manifest]:
-        """Yield a target's manifests, oldest first.
+    async def manifests(self, target: str, *, doubts: list[Doubt] | None = None) -> AsyncGenerator[Manifest]:
+        """Yield a target's manifests, oldest first; see `Archiver.manifests`.
 
-        Raises ManifestInvalid if one is damaged and Unsupported if one is of a newer format: skipping it could make an
-        older backup look like the newest.
+        Without `doubts` it raises ManifestInvalid if one is damaged and Unsupported if one is of a newer format:
+        skipping it could make an older backup look like the newest.
         """
         system = await self._system_of(target)
         if system is None:
             return
         async with closing(self.store.list(layout.manifests(system, target))) as infos:
             async for info in infos:
-                if (data := await whole(self.store, info.key)) is not None:
-                    yield await _unwrapped(data, info.key)
+                try:
+                    data = await whole(self.store, info.key)
+                    manifest = None if data is None else await _unwrapped(data, info.key)
+                except (Corrupt, Unsupported) as error:
+                    if doubts is None:
+                        raise
+                    doubts.append(_doubt(info.key, error))
+                else:
+                    if manifest is not None:
+                        yield manifest
 
     async def targets(self) -> list[str]:
         """Return the names of all targets that were ever backed up into this archive."""
@@ -194,6 +203,15 @@ def _frame_threads(workers: int) -> ThreadPoolExecutor:
 async def _unwrapped(data: bytes, key: str) -> Manifest:
     # The manifest of a terabyte has megabytes.
     return _checked(await in_thread(unwrap, data, key, Manifest), key)
+
+
+def _doubt(key: str, error: Corrupt | Unsupported) -> Doubt:
+    return Doubt(
+        backup=layout.backup_of(key),
+        subject=key,
+        text=f"the manifest {key} cannot be used: {error.what}",
+        hint=error.hint,
+    )
 
 
 def _checked(manifest: Manifest, key: str) -> Manifest:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from resilience.model.ids import checked_id, checked_name
 
@@ -56,6 +57,13 @@ def manifests(system: str, target: str) -> str:
 def manifest(system: str, target: str, backup: str) -> str:
     """Return the key of one manifest."""
     return f"{manifests(system, target)}{checked_id(backup)}.json"
+
+
+def backup_of(key: str) -> str | None:
+    """Return the id of the backup whose manifest has this key; None if no manifest has such a name."""
+    with suppress(ValueError):
+        return checked_id(key.rpartition("/")[2].removesuffix(".json"))
+    return None
 
 
 def run(system: str, target: str, backup: str, moment: str) -> str:

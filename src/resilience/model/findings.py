@@ -26,6 +26,28 @@ class Finding(Shown):
         return f"{sentence} ({self.hint})" if self.hint else sentence
 
 
+@frozen(kw_only=True)
+class Doubt(Shown):
+    """What is wrong with a target's list of backups: one cannot be read, cannot be trusted, or was hidden.
+
+    `backup` is its id, None where nobody can tell which one it is; `subject` is the key of an object. Others that
+    can be read are as good as before.
+    """
+
+    backup: str | None
+    subject: str
+    text: str
+    hint: str = ""
+
+    @property
+    def finding(self) -> Finding:
+        """The doubt as a finding: a warning that names the backup."""
+        return Finding(severity="warning", subject=self.backup or self.subject, text=self.text, hint=self.hint)
+
+    def __str__(self) -> str:
+        return str(self.finding)
+
+
 class Level(IntEnum):
     """How much a validation proves (R15); each level includes those below it."""
 

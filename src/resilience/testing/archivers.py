@@ -14,7 +14,7 @@ from attrs import evolve
 
 from resilience.model.capture import Captured, Part
 from resilience.model.errors import Conflict, Corrupt, ManifestInvalid, Refused
-from resilience.model.findings import Level
+from resilience.model.findings import Doubt, Level
 from resilience.model.json import Offset
 from resilience.model.manifests import Manifest
 from resilience.model.measured import RestoreMeasured
@@ -122,6 +122,10 @@ class ArchiverSuite:
         """Change a byte in the last object of a part, and return what an error has to name."""
         raise NotImplementedError("override `damage`")
 
+    async def spoil(self, archive: Archiver, manifest: Manifest) -> None:
+        """Change a byte of a manifest, so that it cannot be used any more."""
+        raise NotImplementedError("override `spoil`")
+
     async def test_an_empty_archive_lists_nothing(self, archive: Archiver) -> None:
         assert await listed(archive) == []
 
@@ -153,6 +157,31 @@ class ArchiverSuite:
         assert await listed(archive) == [plan(number).id for number in (1, 2, 3)]
         assert await listed(archive, "orders2") == [plan(4).id]
         assert await listed(archive, "order") == []
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    async def test_a_manifest_that_cannot_be_used_is_a_doubt_and_the_others_are_listed(
+        self, archive: Archiver, number: int
+    ) -> None:
+        written = [await write(archive, plan(each)) for each in (1, 2, 3)]
+        spoilt = written.pop(number - 1)
+        await self.spoil(archive, spoilt)
+        doubts: list[Doubt] = []
+        assert [each async for each in self.again(archive).manifests("orders", doubts=doubts)] == written
+        assert spoilt.id in [doubt.backup for doubt in doubts]
+        assert spoilt.id in str(doubts[0])
+        assert all(doubt.text and doubt.subject for doubt in doubts)
+        for manifest in written:
+            assert await read_all(archive, manifest) == PARTS
+
+    async def test_without_a_list_for_doubts_what_cannot_be_used_stops_the_listing(self, archive: Archiver) -> None:
+        first, last = await write(archive, plan(1)), await write(archive, plan(2))
+        await self.spoil(archive, last)
+        with pytest.raises(Corrupt, match=last.id):
+            await listed(self.again(archive))
+        doubts: list[Doubt] = []
+        assert not [each async for each in archive.manifests("order", doubts=doubts)]
+        assert not doubts
+        assert await read_all(archive, first) == PARTS
 
     async def test_nothing_is_listed_before_it_is_published(self, archive: Archiver) -> None:
         async with archive.draft(plan()) as draft:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from attrs import field, frozen
 from attrs.validators import ge
 
 from .show import Shown
 
+if TYPE_CHECKING:
+    import attrs
+
 Tier = Literal["hot", "cool", "cold", "archive"]
 """Azure's access tiers, the dearest to keep and cheapest to read first."""
 
 
+def _positive(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta | None) -> None:
+    if span is not None and span <= timedelta(0):
+        raise ValueError(f"{attribute.name} must be longer than nothing")
+
+
+def _not_negative(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta) -> None:
+    if span < timedelta(0):
+        raise ValueError(f"{attribute.name} cannot be negative")
+
+
 @frozen(kw_only=True)
 class Keep(Shown):
-    """Until it is `lasting` old, the newest backup of every `every` is kept; without `every`, each one."""
+    """Until it is `lasting` old, the newest backup of every `every` is kept; without `every`, each one.
 
-    lasting: timedelta
-    every: timedelta | None = None
+    A backup is as old as its end, and belongs to the hour, day, … of UTC in which it was begun.
+    """
+
+    lasting: timedelta = field(validator=_positive)
+    every: timedelta | None = field(default=None, validator=_positive)
 
 
 @frozen(kw_only=True)
@@ -35,7 +51,8 @@ class RetentionRule(Shown):
     """What is kept of one kind of backup of one system; a backup stays while any of `keep` wants it.
 
     The `at_least` newest stay however old they are. `tiers` are in the order of their ages; the first says what is
-    written to. The log has no rule of its own: it is kept from the oldest kept backup on that it continues.
+    written to. The log has no rule of its own; `RetentionPolicy` says how much of it stays. A rule that would keep
+    nothing raises ValueError.
     """
 
     system: str
@@ -44,17 +61,32 @@ class RetentionRule(Shown):
     at_least: int = field(default=1, validator=ge(0))
     tiers: tuple[TierAt, ...] = (TierAt(tier="hot"),)
 
+    def __attrs_post_init__(self) -> None:
+        if not self.keep and not self.at_least:
+            raise ValueError(f"a rule that keeps no {self.system} {self.kind} at all: give it a Keep, or at_least=1")
+
 
 @frozen(kw_only=True)
 class RetentionPolicy(Shown):
     """The rules of all kinds of backup. What no rule is about is kept for ever, and so are the ids in `forever`.
 
-    Leftovers of attempts that failed go once they are older than `grace`.
+    The log is kept from the oldest kept backup on that it continues. With a `window` it is kept only as far as every
+    moment of the last `window` needs it, and so are the backups that these moments start from, whatever the rules say;
+    an older backup then brings back the one moment it was taken at.
+
+    Leftovers of attempts that failed go once nothing of them was written for `grace`; so do slices of the log that a
+    whole segment has superseded for so long. Two rules for the same kind raise ValueError.
     """
 
     rules: tuple[RetentionRule, ...]
     forever: frozenset[str] = frozenset()
-    grace: timedelta = timedelta(days=1)
+    grace: timedelta = field(default=timedelta(days=1), validator=_not_negative)
+    window: timedelta | None = field(default=None, validator=_positive)
+
+    def __attrs_post_init__(self) -> None:
+        kinds = [(rule.system, rule.kind) for rule in self.rules]
+        if twice := {kind for kind in kinds if kinds.count(kind) > 1}:
+            raise ValueError(f"more than one rule for {', '.join(sorted(map(' '.join, twice)))}")
 
     def rule(self, system: str, kind: str) -> RetentionRule | None:
         """Return the rule for a kind of backup; None if there is none."""

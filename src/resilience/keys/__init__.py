@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .file import KeyFile
+    from .keyvault import KeyVaultKey
 
-__all__ = ["KeyFile"]
+__all__ = ["KeyFile", "KeyVaultKey"]
 
-_HOMES = {"KeyFile": "file"}
+_HOMES = {"KeyFile": "file", "KeyVaultKey": "keyvault"}
 
 
 def __getattr__(name: str) -> object:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .archivers import ArchiverSuite
     from .cancellation import Attempt, cancellations, nothing_left_running
     from .faults import WatchedStore, change, changed
+    from .keys import KeySuite
     from .logs import LogSuite
     from .memory import MemoryDestination, MemoryTarget
     from .stores import StoreSuite
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchiverSuite",
     "Attempt",
+    "KeySuite",
     "LogSuite",
     "MemoryDestination",
     "MemoryTarget",
@@ -43,6 +45,7 @@ __all__ = [
 _HOMES = {
     "ArchiverSuite": "archivers",
     "Attempt": "cancellation",
+    "KeySuite": "keys",
     "LogSuite": "logs",
     "MemoryDestination": "memory",
     "MemoryTarget": "memory",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from types import MappingProxyType
 
+from .model.loads import BackupLoad, Load
 from .model.objectives import Objective, ReferenceSetting
+from .model.prices import GB, MINIMUM_DAYS, Prices, TierPrice
+from .model.retention import Keep, RetentionPolicy, RetentionRule, TierAt
 
 POSTGRESQL = Objective(
     data="PostgreSQL (production)",
@@ -113,3 +116,48 @@ POSTGRESQL_SETTINGS: Mapping[str, ReferenceSetting] = MappingProxyType(
     }
 )
 """PostgreSQL's settings on the platform; what the platform does not set is PostgreSQL's own default."""
+
+_DAY = timedelta(days=1)
+
+TIERS = (TierAt(tier="hot"), TierAt(tier="cool", after=7 * _DAY), TierAt(tier="archive", after=30 * _DAY))
+"""The platform's tiers by age: a week in Hot, to the end of the month in Cool, then in Archive until it goes."""
+
+COLD = (TierAt(tier="cold"),)
+"""The cheaper alternative for what is kept for 90 days: written to Cold at once, read back without waiting."""
+
+LOAD = Load(
+    backups=(
+        BackupLoad(system="postgresql", kind="base", size=50 * GB, every=_DAY),
+        BackupLoad(system="postgresql", kind="incremental", size=5 * GB, every=timedelta(hours=1)),
+        BackupLoad(system="redis", kind="rdb", size=2 * GB, every=timedelta(hours=1)),
+        BackupLoad(system="mongodb", kind="dump", size=10 * GB, every=_DAY),
+    ),
+)
+"""What the platform writes, as it was counted: no log, nothing read, and no increment that needs its full backup."""
+
+NINETY_DAYS = RetentionPolicy(
+    rules=tuple(
+        RetentionRule(system=each.system, kind=each.kind, keep=(Keep(lasting=90 * _DAY),), tiers=TIERS)
+        for each in LOAD.backups
+    )
+)
+"""What the platform's rules would do if they covered everything: all of it goes through TIERS and is kept 90 days."""
+
+PRICES = Prices(
+    name="the platform's prices",
+    day=date(2025, 1, 1),
+    region="East US",
+    redundancy="LRS",
+    source="the platform's own procedures, which name a price of storage for three tiers and nothing else",
+    tiers=MappingProxyType(
+        {
+            "hot": TierPrice(storage=0.0184),
+            "cool": TierPrice(storage=0.01, minimum=MINIMUM_DAYS["cool"] * _DAY),
+            "archive": TierPrice(storage=0.002, minimum=MINIMUM_DAYS["archive"] * _DAY),
+        }
+    ),
+)
+"""What the platform calculated with; it left the minimum durations out, which `PRICES.at_rest` does too."""
+
+YEARLY_COST = 1500.0
+"""Dollars: what keeping the backups may cost in a year."""

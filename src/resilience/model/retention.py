@@ -76,12 +76,15 @@ class RetentionPolicy(Shown):
 
     Leftovers of attempts that failed go once nothing of them was written for `grace`; so do slices of the log that a
     whole segment has superseded for so long. Two rules for the same kind raise ValueError.
+
+    `log_tiers` are those that the log's segments lie in; what is small or short-lived is never moved.
     """
 
     rules: tuple[RetentionRule, ...]
     forever: frozenset[str] = frozenset()
     grace: timedelta = field(default=timedelta(days=1), validator=_not_negative)
     window: timedelta | None = field(default=None, validator=_positive)
+    log_tiers: tuple[TierAt, ...] = (TierAt(tier="hot"),)
 
     def __attrs_post_init__(self) -> None:
         kinds = [(rule.system, rule.kind) for rule in self.rules]

@@ -43,6 +43,7 @@ POSTGRESQL = {15: "15.18.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
 NEWEST = max(POSTGRESQL)
 TESTBED = HERE / ".testbed"
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
+EXTRAS = ",".join(PROJECT["project"]["optional-dependencies"])
 
 nox.options.sessions = ["lint", "tests"]
 nox.options.default_venv_backend = "virtualenv"

@@ -205,7 +205,7 @@ class Validator(Protocol[S_contra]):
 
 @frozen(kw_only=True)
 class ObjectInfo:
-    """What a store knows of one object; `tier` only where there are several."""
+    """What a store knows of one object; `tier` is None where there is one only, or the default one holds."""
 
     key: str
     size: int

@@ -14,12 +14,17 @@ _PREFIX = re.compile(rf"({_NAME}/)*({_NAME})?")
 
 def checked(key: str) -> str:
     """Return `key` if every store can hold it; raises ValueError."""
-    if len(key) > 1000 or not _KEY.fullmatch(key):
+    if not is_key(key):
         raise ValueError(
             f"{key!r} is no key: use names of letters, digits, '_', '.', '=' and '-', separated by '/', not beginning "
-            "with '.', '=' or '-'"
+            "with '.', '=' or '-' and not ending with '.'"
         )
     return key
+
+
+def is_key(name: str) -> bool:
+    """Say whether every store can hold an object of that name; Azure may drop a full stop at the end of a name."""
+    return len(name) <= 1000 and _KEY.fullmatch(name) is not None and "./" not in name and name[-1] != "."
 
 
 def is_prefix(prefix: str) -> bool:

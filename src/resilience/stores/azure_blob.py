@@ -1,0 +1,308 @@
+"""A store in a container of Azure Blob Storage: create-only, in few and bounded requests, over one session.
+
+docs/azure.md says which identity, role and network it takes. `azure_upload` writes, `azure_rest` asks and waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qsl, urlsplit
+
+from attrs import define, field
+from attrs.validators import ge, gt
+
+from resilience.concurrency import closing, in_thread, stop_tasks
+from resilience.model.errors import NotRehydrated, ObjectMissing, Refused, StorageFailed
+from resilience.model.retention import Tier
+from resilience.primitives import Chunks, ObjectInfo
+
+from .azure_auth import Asker, Question, SharedKey, Signature, Token, TokenCredential, connection
+from .azure_errors import EXISTS, FROZEN, MISSING, refusal
+from .azure_pages import Page, described, page
+from .azure_rest import Answer, Container, Request
+from .azure_upload import Permission, Upload, cut
+from .keys import checked, checked_offset, each, is_prefix
+
+BLOCK_SIZE = 4 << 20
+RANGE = 4 << 20
+RANGES_AHEAD = 3
+FIRST_LISTED = 20
+LISTED_AT_ONCE = 5000
+REHYDRATED = ".rehydrated/"
+"""Where readable copies of archived objects lie; no key begins like this."""
+SECONDARY = "-secondary"
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0].rstrip("/")
+
+
+@define
+class AzureBlobStore:
+    """Keeps objects as block blobs in the container at `container_url`, which has to exist.
+
+    `credential` is any asynchronous credential of azure-identity, or a shared access signature, which may also stand in
+    the URL; the caller closes it. `tiers` chooses the access tier of new objects by the longest prefix of their keys;
+    without one it is the account's default, and `ObjectInfo.tier` is None until somebody changes it. A request may take
+    `timeout` seconds; one that fails in passing is repeated for `patience` seconds. `ssl_context` trusts a private
+    authority, `proxy` is the URL of a proxy. Close it, or use `async with`. A container of an account's read-only
+    secondary (`https://<account>-secondary.…`) can be read.
+
+    Holds up to six blocks (of 4 MiB) a put and four ranges (of 4 MiB) a get in memory.
+    """
+
+    container_url: str
+    credential: TokenCredential | Asker | str | None = field(default=None, kw_only=True, repr=False)
+    tiers: Mapping[str, Tier] = field(factory=dict, kw_only=True)
+    patience: float = field(default=300.0, kw_only=True, validator=ge(0))
+    timeout: float = field(default=60.0, kw_only=True, validator=gt(0))
+    block_size: int = field(default=BLOCK_SIZE, kw_only=True, validator=ge(1))
+    ssl_context: ssl.SSLContext | None = field(default=None, kw_only=True, repr=False)
+    proxy: str | None = field(default=None, kw_only=True, repr=False)
+    _container: Container = field(init=False, repr=False)
+    _permission: Permission = field(factory=Permission, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        signature = urlsplit(self.container_url).query
+        self.container_url = _without_query(self.container_url)
+        self._container = Container(
+            url=self.container_url,
+            authorizer=_authorizer(self.credential, signature),
+            timeout=self.timeout,
+            patience=self.patience,
+            proxy=self.proxy,
+            context=self._context,
+        )
+        _check_url(self.container_url, self._container.authorizer)
+        if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
+            raise ValueError("the ssl_context allows TLS below 1.2: raise its minimum_version")
+
+    @classmethod
+    def from_connection_string(
+        cls,
+        connection_string: str,
+        container: str,
+        *,
+        tiers: Mapping[str, Tier] | None = None,
+        patience: float = 300.0,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> Self:
+        """Make one for development: the account's key may do everything. Raises ValueError, which tells no secret."""
+        endpoint, asker = connection(connection_string)
+        url = f"{endpoint}/{container}"
+        return cls(url, credential=asker, tiers=tiers or {}, patience=patience, ssl_context=ssl_context)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; they are opened again if the store is used once more."""
+        await self._container.aclose()
+
+    async def put(self, key: str, chunks: Chunks) -> ObjectInfo:
+        """Create an object; see `ObjectStore.put`. Cancelled: it exists whole, or not at all."""
+        checked(key)
+        async with closing(each(chunks)) as pieces:
+            self._writable("put", key)
+            upload = Upload(container=self._container, key=key, tier=self._tier(key), permission=self._permission)
+            async with aclosing(cut(pieces, self.block_size)) as blocks:
+                return await upload.write(blocks)
+
+    @asynccontextmanager
+    async def get(self, key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Read an object from `offset`, ahead of whoever iterates; see `ObjectStore.get`.
+
+        Of an archived object its rehydrated copy is read. Raises NotRehydrated when entered if there is none yet.
+        """
+        checked(key)
+        checked_offset(offset)
+        name, first = key, await self._range(key, offset, accept=FROZEN)
+        if first.code in FROZEN:
+            name = f"{REHYDRATED}{key}"
+            first = await self._copy_of(key, name, offset)
+        async with aclosing(self._ranges(name, offset, first)) as chunks:
+            yield chunks
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects under a prefix in the order of their keys; see `ObjectStore.list`."""
+        if not is_prefix(prefix):
+            return
+        asked: asyncio.Task[Page] | None = None
+        found = await self._page(prefix, "", FIRST_LISTED)  # whoever wants the first only shall not wait for all
+        try:
+            while True:
+                for info in found.infos:
+                    yield info
+                if not found.marker:
+                    return
+                found = await (asked or self._page(prefix, found.marker, LISTED_AT_ONCE))
+                following = self._page(prefix, found.marker, LISTED_AT_ONCE) if found.marker else None
+                asked = asyncio.create_task(following) if following else None
+        finally:
+            await stop_tasks([asked] if asked else [])
+
+    async def stat(self, key: str) -> ObjectInfo | None:
+        """Look at one object; None if it is not there."""
+        try:
+            return described(key, await self._head(checked(key), "stat"))
+        except ObjectMissing:
+            return None
+
+    async def delete(self, key: str) -> None:
+        """Remove one object, if it is there. Raises Refused if a legal hold or a retention policy forbids it."""
+        checked(key)
+        self._writable("delete", key)
+        await self._delete(key)
+
+    async def rehydrate(self, key: str, *, to: Tier = "hot", urgent: bool = False) -> bool:
+        """Have an archived object become readable; True once it is, so that it may be asked again.
+
+        Starts a copy in the tier `to`, which takes up to 15 hours, or about one if `urgent`; the object itself stays
+        where it is. `get` reads the copy. It stays until `forget_rehydrated`, or a lifecycle rule, removes it.
+        """
+        checked(key)
+        self._writable("rehydrate", key)
+        if described(key, await self._head(key, "rehydrate")).tier != "archive":
+            return True
+        copy = f"{REHYDRATED}{key}"
+        try:
+            return _is_ready(await self._head(copy, "rehydrate"), key)
+        except ObjectMissing:
+            await self._copy(key, copy, to, "High" if urgent else "Standard")
+            return _is_ready(await self._head(copy, "rehydrate"), key)
+
+    async def forget_rehydrated(self, key: str) -> None:
+        """Remove the readable copy of an archived object, if there is one."""
+        checked(key)
+        self._writable("delete", key)
+        await self._delete(f"{REHYDRATED}{key}")
+
+    async def _delete(self, name: str) -> None:
+        request = Request(operation="delete", key=name, method="DELETE", accept=MISSING, settle=True)
+        await self._container.ask(request)
+
+    async def _head(self, name: str, operation: str) -> Answer:
+        return await self._container.ask(Request(operation=operation, key=name, method="HEAD"))
+
+    async def _copy(self, key: str, copy: str, to: Tier, priority: str) -> None:
+        headers = {
+            "x-ms-copy-source": await self._container.authorizer.authorize(
+                Question("GET", self._container.url_of(key))
+            ),
+            "x-ms-access-tier": to.capitalize(),
+            "x-ms-rehydrate-priority": priority,
+            "If-None-Match": "*",
+        }
+        await self._container.ask(
+            Request(operation="rehydrate", key=copy, method="PUT", headers=headers, accept=EXISTS, settle=True)
+        )
+
+    async def _copy_of(self, key: str, copy: str, offset: int) -> Answer:
+        try:
+            first = await self._range(copy, offset, accept=FROZEN)
+        except ObjectMissing:
+            raise refusal(409, "BlobArchived", operation="get", subject=key) from None
+        if first.code in FROZEN:
+            what = "it lies in the Archive tier; a readable copy was asked for and is not ready yet"
+            raise NotRehydrated(what, operation="get", subject=key, hint="ask again with AzureBlobStore.rehydrate()")
+        return first
+
+    async def _range(
+        self, name: str, begin: int, *, etag: str | None = None, accept: frozenset[str] = frozenset()
+    ) -> Answer:
+        headers = {"x-ms-range": f"bytes={begin}-{begin + RANGE - 1}", **({"If-Match": etag} if etag else {})}
+        return await self._container.ask(
+            Request(operation="get", key=name, method="GET", headers=headers, accept=accept | {"InvalidRange"})
+        )
+
+    async def _ranges(self, name: str, offset: int, answer: Answer) -> AsyncGenerator[bytes]:
+        if answer.status >= 400:
+            return  # the object ends before the offset
+        _, _, size = answer.headers["Content-Range"].rpartition("/")
+        begins, etag = deque(range(offset + RANGE, int(size), RANGE)), answer.headers["ETag"]
+        coming: deque[asyncio.Task[Answer]] = deque()
+        try:
+            while True:
+                while begins and len(coming) < RANGES_AHEAD:
+                    coming.append(asyncio.create_task(self._range(name, begins.popleft(), etag=etag)))
+                for chunk in answer.content:
+                    yield chunk
+                if not coming:
+                    return
+                answer = await coming[0]
+                coming.popleft()
+        finally:
+            await stop_tasks(coming)
+
+    async def _page(self, prefix: str, marker: str, most: int) -> Page:
+        query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(most)}
+        if marker:
+            query["marker"] = marker
+        answer = await self._container.ask(Request(operation="list", key="", method="GET", query=query))
+        return await in_thread(page, answer.content, prefix)
+
+    def _tier(self, key: str) -> Tier | None:
+        prefix = max((prefix for prefix in self.tiers if key.startswith(prefix)), key=len, default=None)
+        return None if prefix is None else self.tiers[prefix]
+
+    def _writable(self, operation: str, key: str) -> None:
+        if _account(self.container_url).endswith(SECONDARY):
+            hint = "use the account's primary, or fail it over first"
+            raise Refused("this is the account's read-only secondary", operation=operation, subject=key, hint=hint)
+
+    def _context(self) -> ssl.SSLContext:
+        if self.ssl_context is None:
+            self.ssl_context = ssl.create_default_context()
+            self.ssl_context.minimum_version = ssl.TLSVersion.TLSv1_2
+        return self.ssl_context
+
+
+def _is_ready(copy: Answer, key: str) -> bool:
+    status = copy.headers.get("x-ms-copy-status", "success")
+    if status in ("failed", "aborted"):
+        what = f"the readable copy could not be made: {copy.headers.get('x-ms-copy-status-description', status)}"
+        hint = "AzureBlobStore.forget_rehydrated() clears it away, then ask again"
+        raise StorageFailed(what, operation="rehydrate", subject=key, hint=hint)
+    waiting = copy.headers.get("x-ms-archive-status", "") or copy.headers.get("x-ms-access-tier") == "Archive"
+    return status == "success" and not waiting
+
+
+def _authorizer(credential: TokenCredential | Asker | str | None, query: str) -> Asker:
+    if isinstance(credential, Token | Signature | SharedKey):
+        return credential
+    if dict(parse_qsl(query)).get("sig"):
+        if credential is not None:
+            raise ValueError("the URL holds a shared access signature: give that or a credential, not both")
+        return Signature(query)
+    if credential is None:
+        raise ValueError("say who asks: give a credential= or a shared access signature")
+    return Signature(credential) if isinstance(credential, str) else Token(credential)
+
+
+def _check_url(url: str, authorizer: object) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("https", "http") or not parts.hostname or not parts.path.strip("/"):
+        raise ValueError(
+            f"{url!r} is no container's URL: one looks like https://<account>.blob.core.windows.net/<name>"
+        )
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if parts.scheme == "http" and not local and not isinstance(authorizer, SharedKey):
+        raise ValueError(f"{url!r} is not encrypted: use https")
+
+
+def _account(url: str) -> str:
+    parts = urlsplit(url)
+    path = parts.path.strip("/").split("/")
+    # An emulator's URL has the account in its path.
+    return path[0] if len(path) > 1 else (parts.hostname or "").partition(".")[0]

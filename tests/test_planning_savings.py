@@ -1,4 +1,4 @@
-"""What would make it cheaper: each suggestion is the difference of two estimates; only what was measured is promised."""
+"""What would make it cheaper: every suggestion is the difference of two estimates; nothing unmeasured is promised."""
 
 from __future__ import annotations
 

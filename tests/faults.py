@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resilience import Archive, backup
-from resilience.primitives import ObjectStore
+from resilience.primitives import KeyEncryptionKey, ObjectStore
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing.memory import MemoryTarget
 from resilience.testing.stores import content
@@ -58,9 +58,9 @@ def killed_everywhere(scenario: str, folder: Path, *, step: int = 1) -> list[Pat
     return sorted(folder.iterdir(), key=lambda path: int(path.name))
 
 
-def small_archive(store: ObjectStore | None = None) -> Archive:
-    """Make an archive that cuts little data into many frames and objects."""
-    return Archive(MemoryStore() if store is None else store, frame_size=700, object_size=300, workers=2)
+def small_archive(store: ObjectStore | None = None, *, key: KeyEncryptionKey | None = None) -> Archive:
+    """Make an archive that cuts little data into many frames and objects; sealed, if it gets a key."""
+    return Archive(MemoryStore() if store is None else store, frame_size=700, object_size=300, workers=2, key=key)
 
 
 def die() -> None:

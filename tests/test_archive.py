@@ -185,8 +185,10 @@ async def test_run_records_say_what_happened() -> None:
         await _fail(archive)
     started = json.loads(await read(archive.store, layout.run("memory", "orders", manifest.id, "started")))
     assert started == {
+        "actor": "",
         "id": manifest.id,
         "kind": "base",
+        "reason": "",
         "started_at": "2026-11-21T20:31:00Z",
         "system": "memory",
         "target": "orders",

@@ -168,8 +168,8 @@ async def test_an_entry_of_a_newer_format_is_refused_with_advice() -> None:
     store, key = MemoryStore(), key_of(SMALL)
     async with opened(small_archive(store), SMALL) as log:
         for look in (log.read, log.describe):
-            async with changed(store, key, lambda data: with_head(data, format=2)):
-                with pytest.raises(Unsupported, match=f"{key}: .* archive format 2, .* \\(install a newer resilience"):
+            async with changed(store, key, lambda data: with_head(data, format=3)):
+                with pytest.raises(Unsupported, match=f"{key}: .* archive format 3, .* \\(install a newer resilience"):
                     await look(SMALL)
 
 
@@ -178,8 +178,8 @@ async def test_a_record_of_a_newer_format_is_refused_with_advice() -> None:
     async with opened(small_archive(store)) as log:
         await log.record(Branch(name="1"))
         key = layout.history(*WHOSE, "1")
-        async with changed(store, key, lambda data: data.replace(b'"format":1', b'"format":2')):
-            with pytest.raises(Unsupported, match=f"{key}: .* archive format 2"):
+        async with changed(store, key, lambda data: data.replace(b'"format":1', b'"format":3')):
+            with pytest.raises(Unsupported, match=f"{key}: .* archive format 3"):
                 await log.survey()
 
 

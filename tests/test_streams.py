@@ -44,10 +44,20 @@ def test_any_bytes_in_any_pieces_come_back_from_frames_of_one_size(chunks: list[
     assert 0 < len(frames[-1]) <= size or frames == [b""]
 
 
+def test_what_is_left_over_is_not_copied_either() -> None:
+    cutter, chunk = Cutter(64), content(100)
+    ((first,),) = cutter.feed(chunk)
+    ((rest,),) = cutter.finish()
+    assert isinstance(first, memoryview) and isinstance(rest, memoryview)
+    assert (first.obj, rest.obj) == (chunk, chunk) and bytes(first) + bytes(rest) == chunk
+
+
 def test_a_chunk_that_is_a_frame_already_is_not_copied() -> None:
-    chunk = content(64)
-    ((piece,),) = Cutter(64).feed(chunk)
-    assert piece is chunk
+    chunks, cutter = [content(64), content(64, 2)], Cutter(64)
+    assert list(cutter.feed(chunks[0])) == []  # it may be the last
+    ((first,),) = cutter.feed(chunks[1])
+    ((last,),) = cutter.finish()
+    assert (first is chunks[0], last is chunks[1], cutter.frames) == (True, True, 2)
 
 
 @given(pieces=st.lists(st.binary(max_size=200), max_size=5), level=st.sampled_from([-5, 1, 3, 19]))

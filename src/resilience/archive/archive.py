@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
@@ -13,24 +13,36 @@ from functools import partial
 from attrs import define, field
 from attrs.validators import ge
 
-from resilience.concurrency import closing, in_thread
-from resilience.model.errors import AlreadyExists, Corrupt, ManifestInvalid, Refused, Unsupported
+from resilience.concurrency import closing
+from resilience.model.errors import (
+    AlreadyExists,
+    Corrupt,
+    KeyMissing,
+    ManifestInvalid,
+    Refused,
+    SealBroken,
+    Unsupported,
+)
 from resilience.model.findings import Doubt
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
-from resilience.model.manifests import Manifest
+from resilience.model.manifests import Manifest, Predecessor, Sealing
 from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.planning.chains import refuse_to_orphan
-from resilience.primitives import ObjectStore
+from resilience.primitives import KeyEncryptionKey, ObjectStore
 from resilience.streams.frames import FRAME_SIZE, Compressor
+from resilience.streams.seals import Sealer
 
 from . import layout
+from .chain import Chain, digest_of
 from .draft import Draft
-from .envelope import unwrap, wrap
+from .keys import DataKey, Keyring
 from .log import ArchiveLog
-from .reading import Reader, whole
+from .reading import Reader
+from .records import Records, unsealed
+from .small import whole
 from .writing import Writer
 
 OBJECT_SIZE = 64 << 20
@@ -43,6 +55,11 @@ class Archive:
 
     `compression` is the zstd level. `workers` threads compress and expand (default: one a processor). `object_size` is
     about how many stored bytes an object has; memory does not depend on it. `clock` tells run records the time.
+
+    With a `key` all that is written is sealed, and nothing else is trusted; what was sealed with an `older` key is read
+    too. Without one nothing sealed can be read, and nothing is written beside it. `witness` is another store that is
+    told of every sealed backup, so that the newest cannot be hidden either: who can change `store` must not be able to
+    change that one. docs/encryption.md says what this protects from, and what a lost key means.
     """
 
     store: ObjectStore
@@ -51,6 +68,13 @@ class Archive:
     object_size: int = field(default=OBJECT_SIZE, kw_only=True, validator=ge(1))
     frame_size: int = field(default=FRAME_SIZE, kw_only=True, validator=ge(1))
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True)
+    key: KeyEncryptionKey | None = field(default=None, kw_only=True)
+    older: Sequence[KeyEncryptionKey] = field(default=(), kw_only=True)
+    witness: ObjectStore | None = field(default=None, kw_only=True, repr=False)
+    _keyring: Keyring = field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._keyring = Keyring(store=self.store, key=self.key, older=self.older, clock=self.clock)
 
     async def manifests(self, target: str, *, doubts: list[Doubt] | None = None) -> AsyncGenerator[Manifest]:
         """Yield a target's manifests, oldest first; see `Archiver.manifests`.
@@ -61,18 +85,28 @@ class Archive:
         system = await self._system_of(target)
         if system is None:
             return
+        chain, found, told = self._chain(system, target), dict[str, str](), set[str]()
+        named: dict[Predecessor, str] = {}
         async with closing(self.store.list(layout.manifests(system, target))) as infos:
             async for info in infos:
                 try:
                     data = await whole(self.store, info.key)
-                    manifest = None if data is None else await _unwrapped(data, info.key)
-                except (Corrupt, Unsupported) as error:
+                    manifest = None if data is None else await _manifest(chain.records, data, info.key)
+                except (Corrupt, KeyMissing, Unsupported) as error:
                     if doubts is None:
                         raise
                     doubts.append(_doubt(info.key, error))
-                else:
-                    if manifest is not None:
-                        yield manifest
+                    told.add(layout.backup_of(info.key) or "")
+                    continue
+                if data is None or manifest is None:
+                    continue
+                found[manifest.id] = digest_of(data)
+                named.update(dict.fromkeys(manifest.predecessors, manifest.id))
+                yield manifest
+        for doubt in await chain.doubts(found, named, told) if self.key is not None else ():
+            if doubts is None:
+                raise SealBroken(doubt.text, operation="list", subject=doubt.subject, hint=doubt.hint)
+            doubts.append(doubt)
 
     async def targets(self) -> list[str]:
         """Return the names of all targets that were ever backed up into this archive."""
@@ -86,13 +120,15 @@ class Archive:
             return None
         key = layout.manifest(system, target, backup)
         data = await whole(self.store, key)
-        return None if data is None else await _unwrapped(data, key)
+        return None if data is None else await _manifest(self._records(system, target), data, key)
 
     @asynccontextmanager
     async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
         """Begin a backup; see `Archiver.draft`. The run record is begun here and ended on leaving."""
         prefix = layout.backup(plan.system, plan.target, plan.kind, plan.id)
         await self._register(plan.target, plan.system)
+        key = await self._keyring.for_backup(plan.system, plan.target, plan.id)
+        place = (plan.target, plan.system, plan.kind, plan.id)
         with _frame_threads(self.workers) as pool:
             writer = Writer(
                 store=self.store,
@@ -102,15 +138,36 @@ class Archive:
                 compressor=Compressor(self.compression),
                 frame_size=self.frame_size,
                 object_size=self.object_size,
+                sealer=None if key is None else partial(_sealer, key, place),
             )
-            async with Draft(plan=plan, writer=writer, clock=self.clock).recorded() as draft:
+            unrecorded = Draft(
+                plan=plan,
+                writer=writer,
+                clock=self.clock,
+                sealing=None if key is None else Sealing(key=key.name),
+                chain=self._chain(plan.system, plan.target),
+            )
+            async with unrecorded.recorded() as draft:
                 yield draft
 
     @asynccontextmanager
     async def open(self, manifest: Manifest) -> AsyncIterator[Reader]:
-        """Open a published backup for reading; nothing is fetched yet."""
+        """Open a published backup for reading; of what was stored only its key is fetched yet.
+
+        Raises KeyMissing if it is sealed with a key that is not here, Corrupt if that is damaged, or nothing is sealed
+        although this archive has a key.
+        """
+        key = await self._key_of(manifest)
+        place = (manifest.target, manifest.system, manifest.kind, manifest.id)
         with _frame_threads(self.workers) as pool:
-            yield Reader(store=self.store, manifest=manifest, pool=pool, ahead=self.workers + 2)
+            yield Reader(
+                store=self.store,
+                manifest=manifest,
+                pool=pool,
+                ahead=self.workers + 2,
+                records=self._records(manifest.system, manifest.target),
+                sealer=None if key is None else lambda part: _sealer(key, place, part.name, part.number),
+            )
 
     async def retire(self, manifest: Manifest) -> None:
         """Remove a backup: its manifest first, then its objects. May be repeated after an interruption.
@@ -118,11 +175,25 @@ class Archive:
         Raises Refused, naming them, while there are backups that build on it: they go first.
         """
         refuse_to_orphan(manifest, [each async for each in self.manifests(manifest.target)])
+        if manifest.sealing is not None:
+            await self._chain(manifest.system, manifest.target).retired(manifest)
         await self.store.delete(layout.manifest(manifest.system, manifest.target, manifest.id))
-        prefix = layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)
-        async with closing(self.store.list(prefix)) as infos:
-            async for info in infos:
-                await self.store.delete(info.key)
+        prefixes = [layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)]
+        if manifest.sealing is not None:
+            prefixes.append(layout.data_key(manifest.system, manifest.target, manifest.sealing.key))
+        for prefix in prefixes:
+            async with closing(self.store.list(prefix)) as infos:
+                async for info in infos:
+                    await self.store.delete(info.key)
+
+    async def rewrap(self, target: str) -> tuple[str, ...]:
+        """Wrap every data key of a target with `key` too; return the names of those that were not yet.
+
+        Adds objects and changes none; may be repeated. Raises KeyMissing if one is wrapped with neither `key` nor an
+        `older` one, Corrupt if one is damaged.
+        """
+        system = await self._system_of(target)
+        return () if system is None else tuple([name async for name in self._keyring.rewrap(system, target)])
 
     @asynccontextmanager
     async def log(self, target: str, *, system: str, lineage: str) -> AsyncIterator[ArchiveLog]:
@@ -151,7 +222,8 @@ class Archive:
 
     async def remember(self, measured: RestoreMeasured) -> None:
         """Keep what a restore has measured; see `Archiver.remember`."""
-        await self.store.put(layout.restore(measured.system, measured.target, measured.id), [wrap(measured)])
+        key = layout.restore(measured.system, measured.target, measured.id)
+        await self._records(measured.system, measured.target).put(key, measured)
 
     async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]:
         """Return what the last restores have measured, newest first. Raises ManifestInvalid if one is damaged."""
@@ -162,8 +234,9 @@ class Archive:
         async with closing(self.store.list(layout.restores(system, target))) as infos:
             async for info in infos:
                 newest.append(info.key)
-        found = [(key, await whole(self.store, key)) for key in reversed(newest)]
-        return tuple(unwrap(data, key, RestoreMeasured) for key, data in found if data is not None)
+        records = self._records(system, target)
+        found = [await records.read(key, RestoreMeasured) for key in reversed(newest)]
+        return tuple(each for each in found if each is not None)
 
     async def _register(self, target: str, system: str) -> None:
         key = layout.registration(target)
@@ -179,6 +252,26 @@ class Archive:
                 subject=target,
                 hint="give this target another name",
             )
+        if self.key is None and await self._keyring.sealed(system, target):
+            raise KeyMissing(
+                "what is there is sealed, and without a key this would not be",
+                operation="write to",
+                subject=target,
+                hint="give the archive its key, or this target another name",
+            )
+
+    async def _key_of(self, manifest: Manifest) -> DataKey | None:
+        if manifest.sealing is not None:
+            return await self._keyring.find(manifest.system, manifest.target, manifest.sealing.key)
+        if self.key is not None:
+            raise unsealed(layout.manifest(manifest.system, manifest.target, manifest.id))
+        return None
+
+    def _records(self, system: str, target: str) -> Records:
+        return Records(store=self.store, keyring=self._keyring, system=system, target=target)
+
+    def _chain(self, system: str, target: str) -> Chain:
+        return Chain(records=self._records(system, target), witness=self.witness, clock=self.clock)
 
     async def _system_of(self, target: str) -> str | None:
         key = layout.registration(target)
@@ -200,12 +293,15 @@ def _frame_threads(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "resilience-frames")
 
 
-async def _unwrapped(data: bytes, key: str) -> Manifest:
-    # The manifest of a terabyte has megabytes.
-    return _checked(await in_thread(unwrap, data, key, Manifest), key)
+def _sealer(key: DataKey, place: tuple[str, ...], part: str, number: int) -> Sealer:
+    return Sealer(key.for_frames(), *place, part, number=number)
 
 
-def _doubt(key: str, error: Corrupt | Unsupported) -> Doubt:
+async def _manifest(records: Records, data: bytes, key: str) -> Manifest:
+    return _checked(await records.unwrapped(key, data, Manifest), key)
+
+
+def _doubt(key: str, error: Corrupt | KeyMissing | Unsupported) -> Doubt:
     return Doubt(
         backup=layout.backup_of(key),
         subject=key,

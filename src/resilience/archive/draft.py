@@ -15,13 +15,13 @@ from resilience.concurrency import finish
 from resilience.model.capture import Captured, Part
 from resilience.model.errors import AlreadyExists, Conflict, ResilienceError
 from resilience.model.json import to_json
-from resilience.model.manifests import Manifest, StoredPart
+from resilience.model.manifests import FORMAT, SEALED_FORMAT, Manifest, Sealing, StoredPart
 from resilience.model.moments import aware
 from resilience.model.plans import BackupPlan
 from resilience.version import WRITER
 
 from . import layout
-from .envelope import wrap
+from .chain import Chain, digest_of
 from .writing import Writer
 
 RECORD_SECONDS = 10.0
@@ -38,6 +38,8 @@ class RunStarted:
     kind: str
     started_at: datetime = field(validator=aware)
     writer: str = WRITER
+    actor: str = ""
+    reason: str = ""
 
 
 @frozen(kw_only=True)
@@ -53,9 +55,11 @@ class RunEnded:
 
 @define(kw_only=True)
 class Draft:
-    """Collects parts and publishes them as one backup; see `primitives.Draft`."""
+    """Collects parts and publishes them as one backup; see `primitives.Draft`. `sealing` is how they are sealed."""
 
     plan: BackupPlan
+    sealing: Sealing | None
+    chain: Chain = field(repr=False)
     clock: Callable[[], datetime] = field(repr=False)
     _writer: Writer = field(repr=False)
     _parts: list[StoredPart] = field(factory=list, init=False)
@@ -79,6 +83,7 @@ class Draft:
         if self._publishing:
             raise ValueError("a backup is published once")
         manifest = Manifest(
+            format=FORMAT if self.sealing is None else SEALED_FORMAT,
             id=self.plan.id,
             target=self.plan.target,
             system=self.plan.system,
@@ -91,15 +96,22 @@ class Draft:
             recovery_point=captured.recovery_point,
             parts=tuple(self._parts),
             writer=WRITER,
+            actor=self.plan.actor,
+            reason=self.plan.reason,
+            sealing=self.sealing,
+            predecessors=() if self.sealing is None else await self.chain.heads(),
             details=captured.details,
         )
         await self._find_parent()
+        data = await self.chain.records.wrapped(self._key, manifest)
         self._publishing = True
         try:
-            await self._writer.store.put(self._key, [wrap(manifest)])
+            await self._writer.store.put(self._key, [data])
         except AlreadyExists as error:
             self._publishing = False  # what stands there is not ours
             raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
+        if self.sealing is not None:
+            await self.chain.published(manifest.id, digest_of(data))
         return manifest
 
     async def _find_parent(self) -> None:
@@ -141,6 +153,8 @@ class Draft:
             system=self.plan.system,
             kind=self.plan.kind,
             started_at=self.plan.made_at,
+            actor=self.plan.actor,
+            reason=self.plan.reason,
         )
         await self._record("started", started)
         self._begun = True

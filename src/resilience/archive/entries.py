@@ -19,7 +19,7 @@ from attrs.validators import ge
 from resilience.model.errors import ChecksumMismatch, Unsupported
 from resilience.model.json import from_json, to_json
 from resilience.model.log import LogEntry
-from resilience.model.manifests import FORMAT
+from resilience.model.manifests import FORMAT, SEALED_FORMAT
 from resilience.model.moments import aware
 from resilience.model.positions import Position
 from resilience.streams.frames import expand
@@ -107,9 +107,9 @@ def head_of(data: bytes | bytearray, key: str) -> tuple[Head, int] | None:
         raise _damaged(key, "its head does not match its digest")
     try:
         written = msgspec.json.decode(text, type=_Format).format
-        if written > FORMAT:
+        if written > SEALED_FORMAT:
             raise Unsupported(
-                f"it is written in archive format {written}, this version reads up to {FORMAT}",
+                f"it is written in archive format {written}, this version reads up to {SEALED_FORMAT}",
                 operation="read log",
                 subject=key,
                 hint="install a newer resilience",

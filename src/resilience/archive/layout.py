@@ -3,7 +3,7 @@
 - `targets/<target>.json`: which system the name belongs to
 - `<system>/<target>/manifests/<id>.json`: a backup exists if and only if this does
 - `<system>/<target>/<kind>/<id>/<part>/<number>.zst`: the objects of a part, in order
-- `<system>/<target>/runs/<id>/{started,ended}.json`: a trace of every attempt
+- `<system>/<target>/runs/<id>/{started,published,ended}.json`: a trace of every attempt
 - `<system>/<target>/restores/<id>.json`: what a restore has measured
 - `<system>/<target>/history/<lineage>/<branch>.json`: a branch of the log and its parent
 - `<system>/<target>/log/<lineage>/<branch>/<high>/<begins>-<ends>.zst`: a whole segment of the log
@@ -12,6 +12,8 @@
   durable, newest first
 - `<system>/<target>/gaps/<lineage>/<branch>/<begins>-<ends>.json`: a stretch that was acknowledged as lost
 - `<system>/<target>/files/<lineage>/<name>.zst`: a small file beside the log
+- `<system>/<target>/keys/<name>/<key-encryption key>.json`: a data key, wrapped
+- `<system>/<target>/retired/<id>.json`: a sealed backup that was removed by who may
 
 Offsets are 16 hexadecimal digits, `<high>` the first 8 of them. Those of watermarks, and their times, count down from
 the largest there is, so that the newest is listed first. `<block>` is the first 11 digits of `<until>`, `<period>` the
@@ -40,8 +42,13 @@ _FILE = re.compile("[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _OFFSET = re.compile("[0-9A-F]{16}")
 _STRETCH = re.compile(r"([0-9A-F]{16})-([0-9A-F]{16})\.zst")
 _WATERMARK = re.compile(r"([0-9A-F]{16})-[0-9A-F]{10}/[0-9A-F]{16}\.json")
+_DATA_KEY = re.compile(r"(backup|log|records)-([0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{6})")
+_KEK = re.compile("[a-z0-9][a-z0-9.-]{0,99}")
 _NO_SYSTEM = ("targets",)
-_NO_KIND = ("manifests", "runs", "restores", "history", "log", "slices", "watermarks", "gaps", "files")
+_NO_KIND = (
+    *("manifests", "runs", "restores", "retired", "keys"),
+    *("history", "log", "slices", "watermarks", "gaps", "files"),
+)
 
 
 def registration(target: str) -> str:
@@ -66,9 +73,45 @@ def backup_of(key: str) -> str | None:
     return None
 
 
+def runs(system: str, target: str) -> str:
+    """Return the prefix of the run records of a target."""
+    return f"{_place(system, target)}runs/"
+
+
 def run(system: str, target: str, backup: str, moment: str) -> str:
-    """Return the key of a run record; `moment` is `started` or `ended`."""
-    return f"{_place(system, target)}runs/{checked_id(backup)}/{moment}.json"
+    """Return the key of a run record; `moment` is `started`, `ended` or, of a sealed backup, `published`."""
+    return f"{runs(system, target)}{checked_id(backup)}/{moment}.json"
+
+
+def retired(system: str, target: str, backup: str) -> str:
+    """Return the key of the record that a sealed backup was removed."""
+    return f"{_place(system, target)}retired/{checked_id(backup)}.json"
+
+
+def data_keys(system: str, target: str) -> str:
+    """Return the prefix of all data keys of a target."""
+    return f"{_place(system, target)}keys/"
+
+
+def data_key(system: str, target: str, name: str) -> str:
+    """Return the prefix of one data key, however it is wrapped. Raises ValueError if that is no name of one."""
+    if not _DATA_KEY.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a data key")
+    return f"{data_keys(system, target)}{name}/"
+
+
+def wrapped_key(system: str, target: str, name: str, kek: str) -> str:
+    """Return the key of a data key that is wrapped with one key-encryption key."""
+    if not _KEK.fullmatch(kek):
+        raise ValueError(f"{kek!r} cannot be part of a key: the id of a key-encryption key is of a-z, 0-9, '.' and '-'")
+    return f"{data_key(system, target, name)}{kek}.json"
+
+
+def wrapped(key: str) -> tuple[str, str] | None:
+    """Return the names of the data key and the key-encryption key; None if no wrapped key is stored there."""
+    *_, name, kek = key.split("/")
+    kek = kek.removesuffix(".json")
+    return (name, kek) if _DATA_KEY.fullmatch(name) and _KEK.fullmatch(kek) else None
 
 
 def restores(system: str, target: str) -> str:

@@ -28,7 +28,7 @@ from . import layout
 from .covering import Finder
 from .entries import Head, head_of, opening, seal
 from .envelope import unwrap, wrap
-from .reading import whole
+from .small import whole
 
 R = TypeVar("R", Branch, Watermark, Gap)
 

@@ -1,42 +1,60 @@
-"""From objects to parts: objects fetched ahead, frames verified and expanded on worker threads, given in order."""
+"""From objects to parts: objects fetched ahead, frames opened and expanded on worker threads, given in order."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from attrs import define, frozen
 
 from resilience.concurrency import in_order, in_thread, stop_tasks
-from resilience.model.errors import ChecksumMismatch, Corrupt, ManifestInvalid, ObjectMissing, Unsupported
+from resilience.model.errors import ChecksumMismatch, Corrupt, KeyMissing, ManifestInvalid, SealBroken, Unsupported
 from resilience.model.findings import Examined, Level
 from resilience.model.manifests import Manifest, StoredObject, StoredPart
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import expand
+from resilience.streams.seals import Sealer
 
 from . import layout
-from .envelope import unwrap
+from .records import Records
+from .small import whole
 
 OBJECTS_AHEAD = 2
 FRAMES_AHEAD = 4
 
 
 @frozen
+class _Planned:
+    """An object of a part, the plain sizes of its frames, and the number of the first of them."""
+
+    stored: StoredObject
+    number: int
+    sizes: list[int]
+    first: int
+
+
+@frozen(kw_only=True)
 class _Frame:
     stored: bytes
     size: int
     key: str
+    number: int
+    object: int
+    last: bool
 
 
 @define(kw_only=True)
 class Reader:
-    """An open backup; see `primitives.StoredBackup`."""
+    """An open backup; see `primitives.StoredBackup`. `sealer` makes what opens the sealed frames of a part."""
 
     store: ObjectStore
+    records: Records
+    sealer: Callable[[StoredPart], Sealer] | None
     manifest: Manifest
     pool: Executor
     ahead: int
@@ -49,7 +67,8 @@ class Reader:
         except KeyError:
             raise ManifestInvalid(f"it has no part {part!r}", operation="read", subject=self.manifest.id) from None
         frames = self._fetched(stored)
-        async with aclosing(in_order(frames, _expand, pool=self.pool, ahead=self.ahead)) as plain:
+        expanded = partial(_expand, self.sealer and self.sealer(stored))
+        async with aclosing(in_order(frames, expanded, pool=self.pool, ahead=self.ahead)) as plain:
             yield plain
 
     async def examine(self, level: Level) -> AsyncIterator[Examined]:
@@ -68,9 +87,9 @@ class Reader:
         if data is None:
             return Examined(key=key, bytes=0, problem="the manifest is not in the store, so the backup does not exist")
         try:
-            found = await in_thread(unwrap, data, key, Manifest)
+            found = await self.records.unwrapped(key, data, Manifest)
             problem = "" if found == self.manifest else "it is not the manifest that was asked about"
-        except (Corrupt, Unsupported) as error:
+        except (Corrupt, Unsupported, KeyMissing) as error:
             problem = error.what
         return Examined(key=key, bytes=len(data), problem=problem)
 
@@ -92,13 +111,14 @@ class Reader:
 
     async def _fetched(self, part: StoredPart) -> AsyncGenerator[_Frame]:
         waiting = deque(await in_thread(list, _objects_of(part)))
+        frames = sum(len(planned.sizes) for planned in waiting)
         fetching: deque[asyncio.Task[None]] = deque()
         queues: deque[asyncio.Queue[_Frame | None]] = deque()
         try:
             while waiting or fetching:
                 while waiting and len(fetching) < OBJECTS_AHEAD:
                     queues.append(asyncio.Queue(FRAMES_AHEAD))
-                    fetching.append(asyncio.create_task(self._fetch(*waiting.popleft(), queues[-1])))
+                    fetching.append(asyncio.create_task(self._fetch(waiting.popleft(), frames, queues[-1])))
                 while (frame := await queues[0].get()) is not None:
                     yield frame
                 await fetching[0]
@@ -107,31 +127,26 @@ class Reader:
         finally:
             await stop_tasks(fetching)
 
-    async def _fetch(self, stored: StoredObject, sizes: list[int], into: asyncio.Queue[_Frame | None]) -> None:
+    async def _fetch(self, planned: _Planned, frames: int, into: asyncio.Queue[_Frame | None]) -> None:
         try:
-            await self._fetch_frames(stored, sizes, into)
+            await self._fetch_frames(planned, frames, into)
         except Exception:
             await into.put(None)
             raise
         await into.put(None)
 
-    async def _fetch_frames(self, stored: StoredObject, sizes: list[int], into: asyncio.Queue[_Frame | None]) -> None:
-        digest = hashlib.sha256()
-        async with self.store.get(stored.key) as chunks, aclosing(_frames(chunks, stored, sizes)) as frames:
-            async for frame, size in frames:
-                await in_thread(digest.update, frame)
-                await into.put(_Frame(frame, size, stored.key))
+    async def _fetch_frames(self, planned: _Planned, total: int, into: asyncio.Queue[_Frame | None]) -> None:
+        digest, stored, number = hashlib.sha256(), planned.stored, planned.first
+        async with self.store.get(stored.key) as chunks, aclosing(_frames(chunks, stored, planned.sizes)) as frames:
+            async for data, size in frames:
+                await in_thread(digest.update, data)
+                last = number + 1 == total
+                await into.put(
+                    _Frame(stored=data, size=size, key=stored.key, number=number, object=planned.number, last=last)
+                )
+                number += 1
         if digest.hexdigest() != stored.sha256:
             raise _damaged(stored.key, "its sha256 is not what the manifest says")
-
-
-async def whole(store: ObjectStore, key: str) -> bytes | None:
-    """Read a small object at once; None if it is not there."""
-    try:
-        async with store.get(key) as chunks:
-            return b"".join([chunk async for chunk in chunks])
-    except ObjectMissing:
-        return None
 
 
 async def _frames(
@@ -151,24 +166,30 @@ async def _frames(
         raise _damaged(stored.key, f"it goes on after the {stored.size} bytes that were stored")
 
 
-def _objects_of(part: StoredPart) -> Iterator[tuple[StoredObject, list[int]]]:
-    """Pair every object with the plain sizes of its frames; all but the part's last frame are full."""
-    rest = part.size
-    for stored in part.objects:
+def _objects_of(part: StoredPart) -> Iterator[_Planned]:
+    """Find the plain sizes of every object's frames; all but the part's last frame are full."""
+    rest, first = part.size, 0
+    for number, stored in enumerate(part.objects):
         sizes = []
         for _ in stored.frames:
             sizes.append(min(rest, part.frame_size))
             rest -= sizes[-1]
         if sum(stored.frames) != stored.size:
             raise ManifestInvalid("its frames do not add up to its size", operation="read", subject=stored.key)
-        yield stored, sizes
+        yield _Planned(stored, number, sizes, first)
+        first += len(sizes)
     if rest:
         raise ManifestInvalid(f"{rest} bytes of {part.name} are in no object", operation="read", subject=part.name)
 
 
-def _expand(frame: _Frame) -> bytes:
+def _expand(sealer: Sealer | None, frame: _Frame) -> bytes:
+    stored = frame.stored
     try:
-        return expand(frame.stored, frame.size)
+        if sealer is not None:
+            stored = sealer.open(stored, number=frame.number, object=frame.object, last=frame.last)
+        return expand(stored, frame.size)
+    except SealBroken as error:
+        raise SealBroken(error.what, operation="read", subject=frame.key) from error
     except Corrupt as error:
         raise _damaged(frame.key, error.what) from error
 

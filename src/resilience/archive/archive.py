@@ -40,6 +40,7 @@ from .chain import Chain, digest_of
 from .draft import Draft
 from .keys import DataKey, Keyring
 from .log import ArchiveLog
+from .packing import Packing
 from .reading import Reader
 from .records import Records, unsealed
 from .small import whole
@@ -199,14 +200,18 @@ class Archive:
     async def log(self, target: str, *, system: str, lineage: str) -> AsyncIterator[ArchiveLog]:
         """Open the log of one lineage of a target, to read it or to go on writing it; nothing is fetched yet."""
         with _frame_threads(self.workers) as pool:
-            yield ArchiveLog(
-                store=self.store,
-                target=target,
-                system=system,
+            records = self._records(system, target)
+            packing = Packing(
+                records=records,
                 lineage=lineage,
                 pool=pool,
                 compressor=Compressor(self.compression),
                 frame_size=self.frame_size,
+            )
+            yield ArchiveLog(
+                records=records,
+                lineage=lineage,
+                packing=packing,
                 clock=self.clock,
                 register=partial(self._register, target, system),
             )

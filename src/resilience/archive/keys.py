@@ -65,6 +65,7 @@ class Keyring:
     clock: Callable[[], datetime] = field(repr=False)
     _known: dict[str, DataKey] = field(factory=dict, init=False, repr=False)
     _writing: dict[str, DataKey] = field(factory=dict, init=False, repr=False)
+    _finding: dict[str, asyncio.Lock] = field(factory=dict, init=False, repr=False)
     _lock: asyncio.Lock = field(factory=asyncio.Lock, init=False, repr=False)
 
     async def for_backup(self, system: str, target: str, backup: str) -> DataKey | None:
@@ -93,19 +94,20 @@ class Keyring:
             prefix = layout.data_key(system, target, name)
         except ValueError as error:
             raise SealBroken(str(error), operation="unwrap key", subject=target) from error
-        if (known := self._known.get(prefix)) is not None:
-            return known
+        async with self._finding.setdefault(prefix, asyncio.Lock()):  # a vault is asked once, however many want to know
+            if prefix not in self._known:
+                self._known[prefix] = await self._found(prefix, system, target, name)
+        return self._known[prefix]
+
+    async def _found(self, prefix: str, system: str, target: str, name: str) -> DataKey:
         failed: Corrupt | None = None
         for kek in self._keks:
             try:
                 if (found := await self._unwrapped(kek, system, target, name)) is not None:
-                    self._known[prefix] = found
                     return found
             except Corrupt as error:
                 failed = failed or error
-        if failed is not None:
-            raise failed
-        raise await self._missing(prefix)
+        raise failed or await self._missing(prefix)
 
     async def sealed(self, system: str, target: str) -> bool:
         """Tell whether anything of a target was ever sealed."""

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import Executor
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 from attrs import define, field
 
-from resilience.concurrency import closing, in_order, in_thread
+from resilience.concurrency import closing, in_thread
 from resilience.model.errors import (
     AlreadyExists,
     ChecksumMismatch,
     Corrupt,
+    KeyMissing,
     LineageBroken,
     ManifestInvalid,
     ObjectMissing,
 )
+from resilience.model.findings import Finding
 from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Watermark
 from resilience.model.positions import Position
 from resilience.primitives import ObjectStore
-from resilience.streams.frames import Compressor, Cutter, expand
 
 from . import layout
 from .covering import Finder
-from .entries import Head, head_of, opening, seal
-from .envelope import unwrap, wrap
+from .entries import Head
+from .packing import Packing
+from .records import Records
 from .small import whole
 
 R = TypeVar("R", Branch, Watermark, Gap)
 
-FRAMES_AHEAD = 8
 ANOTHER = "another server of this lineage writes here: give one of them a name of its own"
 
 
@@ -40,17 +39,28 @@ ANOTHER = "another server of this lineage writes here: give one of them a name o
 class ArchiveLog:
     """One lineage's log; see `primitives.Log`."""
 
-    store: ObjectStore
-    target: str
-    system: str
+    records: Records
     lineage: str
-    pool: Executor = field(repr=False)
-    compressor: Compressor = field(repr=False)
-    frame_size: int
+    packing: Packing = field(repr=False)
     clock: Callable[[], datetime] = field(repr=False)
     register: Callable[[], Awaitable[None]] = field(repr=False)
     _registered: bool = field(default=False, init=False, repr=False)
     _branches: set[str] = field(factory=set, init=False, repr=False)
+
+    @property
+    def store(self) -> ObjectStore:
+        """Where it is kept."""
+        return self.records.store
+
+    @property
+    def target(self) -> str:
+        """Whose log it is."""
+        return self.records.target
+
+    @property
+    def system(self) -> str:
+        """The system whose log it is."""
+        return self.records.system
 
     async def record(self, record: Branch | Watermark | Gap) -> None:
         """Write a record; see `Log.record`. Cancelled: it is there whole, or not at all.
@@ -62,7 +72,7 @@ class ArchiveLog:
             key += layout.at_time(int(self.clock().timestamp() * 1000))
         await self._register()
         try:
-            await self.store.put(key, [wrap(record)])
+            await self.records.put(key, record)
         except AlreadyExists:
             if isinstance(record, Branch) and await self._read(key, Branch) != record:
                 raise self._broken(f"branch {record.name} is recorded with another history") from None
@@ -74,12 +84,9 @@ class ArchiveLog:
         key = self._key_of_entry(entry)
         await self._register()
         await self._look_for(entry.branch)
-        compressed = in_order(_cut(data, Cutter(self.frame_size)), self.compressor, pool=self.pool, ahead=FRAMES_AHEAD)
-        async with aclosing(compressed) as items:
-            frames = [frame async for frame in items]
-        head = await in_thread(seal, entry, frames, self.frame_size, target=self.target, lineage=self.lineage)
+        packed = await self.packing.entry(key, entry, data)
         try:
-            await self.store.put(key, [head, *frames])
+            await self.store.put(key, packed)
         except AlreadyExists:
             if await in_thread(_same, await self.read(entry), data):
                 return False
@@ -90,26 +97,30 @@ class ArchiveLog:
         """Store a small file; see `Log.keep`. Cancelled: it is there whole, or not at all."""
         key = layout.file(self.system, self.target, self.lineage, name)
         await self._register()
-        frame = await in_thread(self.compressor, [data])
+        packed = await self.packing.file(key, name, data)
         try:
-            await self.store.put(key, [frame])
+            await self.store.put(key, packed)
         except AlreadyExists:
-            if not await in_thread(_expands_to, await whole(self.store, key), data):
+            there = await whole(self.store, key)
+            if there is None or not await self.packing.holds(key, there, data):
                 raise self._broken(f"{name} is in the archive with other bytes") from None
 
     async def survey(self) -> LogFacts:
         """Return the branches, how far each is durable, and the gaps that were acknowledged.
 
-        An entry whose head is damaged is there all the same: only its times are not known.
+        An entry whose head is damaged is there all the same: only its times are not known. In a sealed archive a record
+        that cannot be trusted is passed over, which is a finding.
         """
-        branches = await self._all(layout.histories(self.system, self.target, self.lineage), Branch)
+        findings: list[Finding] = []
+        branches = await self._all(layout.histories(self.system, self.target, self.lineage), Branch, findings)
         branches.sort(key=lambda branch: (len(branch.name), branch.name))
         watermarks = [await self._watermark(branch.name, self._told) for branch in branches]
         return LogFacts(
             lineage=self.lineage,
             branches=tuple(branches),
             watermarks=tuple(watermark for watermark in watermarks if watermark is not None),
-            gaps=tuple(await self._all(layout.gaps(self.system, self.target, self.lineage), Gap)),
+            gaps=tuple(await self._all(layout.gaps(self.system, self.target, self.lineage), Gap, findings)),
+            findings=tuple(findings),
         )
 
     async def watermark(self, branch: str) -> Watermark | None:
@@ -156,13 +167,10 @@ class ArchiveLog:
         data = await whole(self.store, key)
         if data is None:
             raise ObjectMissing("there is no such entry", operation="read log", subject=key)
-        if (found := self._head(data, entry, key)) is None:
+        if (found := await self._head(data, entry, key)) is None:
             raise _cut_short(key)
         head, length = found
-        steps = opening(head, memoryview(data)[length:], key)
-        async with aclosing(in_order(_each(steps), _call, pool=self.pool, ahead=FRAMES_AHEAD)) as plain:
-            _, *frames = [frame async for frame in plain]
-        return frames
+        return await self.packing.plain(key, head, memoryview(data)[length:])
 
     async def describe(self, entry: LogEntry) -> LogEntry:
         """Return an entry with all that its head says; see `Log.describe`."""
@@ -171,7 +179,7 @@ class ArchiveLog:
         async with self.store.get(key) as chunks:
             async for chunk in chunks:
                 data += chunk
-                if (found := self._head(data, entry, key)) is not None:
+                if (found := await self._head(data, entry, key)) is not None:
                     return found[0].entry
         raise _cut_short(key)
 
@@ -182,8 +190,8 @@ class ArchiveLog:
         except Corrupt:
             return entry
 
-    def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:
-        found = head_of(data, key)
+    async def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:
+        found = await self.packing.head(key, data)
         if found is not None:
             head = found[0]
             if (head.target, head.lineage) != (self.target, self.lineage) or _place(head.entry) != _place(entry):
@@ -193,7 +201,8 @@ class ArchiveLog:
     async def _recorded(self, branch: str) -> Watermark | None:
         async with closing(self._watermarks(branch)) as keys:
             async for key in keys:
-                return await self._read(key, Watermark)
+                if (watermark := await self._trusted(key, Watermark, [])) is not None:
+                    return watermark
         return None
 
     async def _watermarks(self, branch: str) -> AsyncGenerator[str]:
@@ -241,15 +250,27 @@ class ArchiveLog:
                 raise ValueError(f"branch {branch} is not recorded: nobody would find what is appended to it")
             self._branches.add(branch)
 
-    async def _all(self, prefix: str, kind: type[R]) -> list[R]:
+    async def _all(self, prefix: str, kind: type[R], findings: list[Finding] | None = None) -> list[R]:
         keys = [info.key async for info in self.store.list(prefix)]
-        return [await self._read(key, kind) for key in keys]
+        passed: list[Finding] = [] if findings is None else findings
+        found = [await self._trusted(key, kind, passed) for key in keys]
+        return [record for record in found if record is not None]
+
+    async def _trusted(self, key: str, kind: type[R], passed: list[Finding]) -> R | None:
+        """Return a record; with a key None for one that cannot be trusted, which is a finding."""
+        try:
+            return await self._read(key, kind)
+        except (Corrupt, KeyMissing) as error:
+            if self.records.keyring.key is None:
+                raise
+            text = f"this record of the log is passed over: {error.what}"
+            passed.append(Finding(severity="warning", subject=key, text=text, hint=error.hint))
+            return None
 
     async def _read(self, key: str, kind: type[R]) -> R:
-        data = await whole(self.store, key)
-        if data is None:
+        record = await self.records.read(key, kind)
+        if record is None:
             raise ManifestInvalid("it was there a moment ago", operation="read log", subject=key)
-        record = unwrap(data, key, kind)
         if not key.startswith(self._name_of(record)):
             raise ManifestInvalid("it belongs under another name", operation="read log", subject=key)
         return record
@@ -289,33 +310,9 @@ def _moved(recorded: Watermark | None, begins: Position, last: LogEntry) -> Wate
     return Watermark(begins=begins, ends=last.ends, latest=latest, complete_at=complete_at)
 
 
-async def _cut(data: Sequence[bytes | memoryview], cutter: Cutter) -> AsyncGenerator[Sequence[bytes | memoryview]]:
-    for piece in data:
-        for frame in cutter.feed(piece):
-            yield frame
-    for frame in cutter.finish():
-        yield frame
-
-
-async def _each(steps: Iterable[Callable[[], bytes]]) -> AsyncGenerator[Callable[[], bytes]]:
-    for step in steps:
-        yield step
-
-
-def _call(step: Callable[[], bytes]) -> bytes:
-    return step()
-
-
 def _cut_short(key: str) -> ChecksumMismatch:
     return ChecksumMismatch("it ends within its head", operation="read log", subject=key)
 
 
 def _same(stored: Sequence[bytes], data: Sequence[bytes | memoryview]) -> bool:
     return b"".join(stored) == b"".join(data)
-
-
-def _expands_to(stored: bytes | None, data: bytes) -> bool:
-    try:
-        return stored is not None and expand(stored, len(data)) == data
-    except ChecksumMismatch:
-        return False

@@ -12,7 +12,7 @@ from resilience.concurrency import in_thread
 from resilience.model.errors import Corrupt, KeyMissing, SealBroken
 from resilience.primitives import ObjectStore
 
-from .envelope import Seal, seal_of, unwrap, wrap
+from .envelope import seal_of, unwrap, wrap
 from .keys import DataKey, Keyring
 from .small import whole
 
@@ -46,12 +46,16 @@ class Records:
         seal = await _sized(len(data), seal_of, data, key)
         if seal is None:
             raise unsealed(key)
-        by = await self._authority(key, seal)
+        by = await self.authority(key, seal.key)
         return await _sized(len(data), partial(unwrap, by=by), data, key, kind)
 
-    async def _authority(self, key: str, seal: Seal) -> DataKey:
+    async def authority(self, key: str, name: str) -> DataKey:
+        """Return the data key that what is stored under `key` is sealed with.
+
+        Raises KeyMissing if that takes another key than is here, SealBroken if it cannot be had at all.
+        """
         try:
-            return await self.keyring.find(self.system, self.target, seal.key)
+            return await self.keyring.find(self.system, self.target, name)
         except Corrupt as error:
             text = f"its seal cannot be proven: {error}"
             raise SealBroken(text, operation="read", subject=key, hint=error.hint) from error

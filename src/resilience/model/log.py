@@ -6,6 +6,7 @@ from datetime import datetime
 
 from attrs import field, frozen
 
+from .findings import Finding
 from .moments import aware
 from .positions import Position
 from .show import Shown, as_bytes, when
@@ -100,9 +101,13 @@ class Hole(Stretch):
 
 @frozen(kw_only=True)
 class LogFacts(Shown):
-    """What a survey of one lineage's log saw; no entry was read. `watermarks` are one a branch that has entries."""
+    """What a survey of one lineage's log saw; no entry was read. `watermarks` are one a branch that has entries.
+
+    `findings` name the records that were passed over, because nobody can tell who wrote them.
+    """
 
     lineage: str
     branches: tuple[Branch, ...] = ()
     watermarks: tuple[Watermark, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    findings: tuple[Finding, ...] = ()

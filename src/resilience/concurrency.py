@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from contextlib import aclosing, asynccontextmanager
@@ -69,6 +69,29 @@ async def in_order(
                 pending.popleft()
         finally:
             await _abandon(pending)
+
+
+async def awaited_in_order(
+    source: AsyncIterator[S], step: Callable[[S], Coroutine[object, object, T]], *, ahead: int
+) -> AsyncGenerator[T]:
+    """Await `step` of every item, at most `ahead` of them at once; yield the results in order.
+
+    What a step raises is raised in its turn; on leaving no step is left running. Once iterated, it also closes
+    `source`.
+    """
+    pending: deque[asyncio.Task[T]] = deque()
+    async with closing(source) as items:
+        try:
+            async for item in items:
+                pending.append(asyncio.create_task(step(item)))
+                if len(pending) >= ahead:
+                    yield await pending[0]
+                    pending.popleft()
+            while pending:
+                yield await pending[0]
+                pending.popleft()
+        finally:
+            await stop_tasks(pending)
 
 
 async def each_in_thread(source: AsyncIterator[S], step: Callable[[S], object]) -> None:

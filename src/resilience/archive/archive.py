@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from functools import partial
 
@@ -36,7 +36,8 @@ from resilience.streams.frames import FRAME_SIZE, Compressor
 from resilience.streams.seals import Sealer
 
 from . import layout
-from .chain import Chain, digest_of
+from .catalogue import catalogue, manifest_in
+from .chain import Chain
 from .draft import Draft
 from .keys import DataKey, Keyring
 from .log import ArchiveLog
@@ -88,22 +89,17 @@ class Archive:
             return
         chain, found, told = self._chain(system, target), dict[str, str](), set[str]()
         named: dict[Predecessor, str] = {}
-        async with closing(self.store.list(layout.manifests(system, target))) as infos:
-            async for info in infos:
-                try:
-                    data = await whole(self.store, info.key)
-                    manifest = None if data is None else await _manifest(chain.records, data, info.key)
-                except (Corrupt, KeyMissing, Unsupported) as error:
+        async with aclosing(catalogue(chain.records)) as looks:
+            async for each in looks:
+                if each.problem is not None:
                     if doubts is None:
-                        raise
-                    doubts.append(_doubt(info.key, error))
-                    told.add(layout.backup_of(info.key) or "")
-                    continue
-                if data is None or manifest is None:
-                    continue
-                found[manifest.id] = digest_of(data)
-                named.update(dict.fromkeys(manifest.predecessors, manifest.id))
-                yield manifest
+                        raise each.problem
+                    doubts.append(_doubt(each.key, each.problem))
+                    told.add(layout.backup_of(each.key) or "")
+                elif each.manifest is not None:
+                    found[each.manifest.id] = each.digest
+                    named.update(dict.fromkeys(each.manifest.predecessors, each.manifest.id))
+                    yield each.manifest
         for doubt in await chain.doubts(found, named, told) if self.key is not None else ():
             if doubts is None:
                 raise SealBroken(doubt.text, operation="list", subject=doubt.subject, hint=doubt.hint)
@@ -121,7 +117,7 @@ class Archive:
             return None
         key = layout.manifest(system, target, backup)
         data = await whole(self.store, key)
-        return None if data is None else await _manifest(self._records(system, target), data, key)
+        return None if data is None else await manifest_in(self._records(system, target), data, key)
 
     @asynccontextmanager
     async def draft(self, plan: BackupPlan) -> AsyncIterator[Draft]:
@@ -302,10 +298,6 @@ def _sealer(key: DataKey, place: tuple[str, ...], part: str, number: int) -> Sea
     return Sealer(key.for_frames(), *place, part, number=number)
 
 
-async def _manifest(records: Records, data: bytes, key: str) -> Manifest:
-    return _checked(await records.unwrapped(key, data, Manifest), key)
-
-
 def _doubt(key: str, error: Corrupt | KeyMissing | Unsupported) -> Doubt:
     return Doubt(
         backup=layout.backup_of(key),
@@ -313,10 +305,3 @@ def _doubt(key: str, error: Corrupt | KeyMissing | Unsupported) -> Doubt:
         text=f"the manifest {key} cannot be used: {error.what}",
         hint=error.hint,
     )
-
-
-def _checked(manifest: Manifest, key: str) -> Manifest:
-    with suppress(ValueError):
-        if layout.manifest(manifest.system, manifest.target, manifest.id) == key:
-            return manifest
-    raise ManifestInvalid("it belongs under another name", operation="read manifest", subject=key)

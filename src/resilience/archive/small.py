@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Protocol, runtime_checkable
+
+from resilience.concurrency import awaited_in_order, closing
 from resilience.model.errors import ObjectMissing
-from resilience.primitives import ObjectStore
+from resilience.primitives import ObjectInfo, ObjectStore
+
+AHEAD = 32
+"""Objects fetched at once."""
+TOGETHER = 100
+MOST = 4 << 20
+"""How many objects, and about how many bytes, are read in one go where a store can do that."""
+
+
+@runtime_checkable
+class ReadsMany(Protocol):
+    """A store that reads many small objects faster in one go; what is not there is None."""
+
+    async def read_many(self, keys: Sequence[str]) -> Sequence[bytes | None]:
+        """Return the bytes of each object."""
 
 
 async def whole(store: ObjectStore, key: str) -> bytes | None:
@@ -13,3 +32,38 @@ async def whole(store: ObjectStore, key: str) -> bytes | None:
             return b"".join([chunk async for chunk in chunks])
     except ObjectMissing:
         return None
+
+
+async def wholes(store: ObjectStore, prefix: str) -> AsyncGenerator[tuple[str, bytes]]:
+    """Yield the small objects below a prefix, in the order of their keys; many are read at once.
+
+    What is removed meanwhile is left out. Memory holds some dozen objects, whatever their number.
+    """
+
+    async def some(infos: Sequence[ObjectInfo]) -> list[tuple[str, bytes | None]]:
+        keys = [info.key for info in infos]
+        if isinstance(store, ReadsMany):
+            return list(zip(keys, await store.read_many(keys), strict=True))
+        return [(key, await whole(store, key)) for key in keys]
+
+    many = isinstance(store, ReadsMany)
+    groups = _grouped(store.list(prefix), TOGETHER if many else 1)
+    async with aclosing(awaited_in_order(groups, some, ahead=2 if many else AHEAD)) as read:
+        async for group in read:
+            for key, data in group:
+                if data is not None:
+                    yield key, data
+
+
+async def _grouped(infos: AsyncIterator[ObjectInfo], count: int) -> AsyncGenerator[list[ObjectInfo]]:
+    group: list[ObjectInfo] = []
+    size = 0
+    async with closing(infos) as found:
+        async for info in found:
+            group.append(info)
+            size += info.size
+            if len(group) >= count or size >= MOST:
+                yield group
+                group, size = [], 0
+    if group:
+        yield group

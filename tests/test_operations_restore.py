@@ -9,14 +9,12 @@ import pytest
 from attrs import evolve
 
 from resilience import Archive, backup, coverage, restore
-from resilience.archive import layout
-from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, ManifestInvalid, NoBackup, Unsupported
+from resilience.model.errors import DestinationNotEmpty, DiskTooSmall, NoBackup
 from resilience.model.events import Event
 from resilience.model.facts import DestinationFacts
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.targets import RecoveryTarget
-from resilience.testing.faults import change, flipped
 from resilience.testing.memory import MemoryDestination, MemoryTarget
 
 from .faults import VALUES, small_archive
@@ -32,10 +30,6 @@ async def backed_up(archive: Archive, number: int = 1) -> Manifest:
     target = MemoryTarget("orders", values, revision=number, chunk_size=1024)
     report = await backup(target, archive, clock=lambda: MOMENT + timedelta(minutes=number))
     return report.manifest
-
-
-def key_of(manifest: Manifest) -> str:
-    return layout.manifest(manifest.system, manifest.target, manifest.id)
 
 
 async def test_the_newest_backup_is_restored_unless_another_is_named() -> None:
@@ -101,31 +95,6 @@ async def test_progress_is_told_in_plain_bytes_up_to_their_total() -> None:
     assert {event.stage for event in events[1:-1]} == {"progress"}
     assert (events[-1].done, events[-1].total) == (manifest.size, manifest.size)
     assert {event.operation for event in events} == {"restore"}
-
-
-async def test_a_damaged_manifest_stops_everything_rather_than_hide_the_newest_backup() -> None:
-    archive = small_archive()
-    await backed_up(archive, 1)
-    newest = await backed_up(archive, 2)
-    await change(archive.store, key_of(newest), flipped(200))
-    events: list[Event] = []
-    with pytest.raises(ManifestInvalid, match=key_of(newest)):
-        await restore(archive, "orders", into=MemoryDestination(), observer=events.append)
-    assert key_of(newest) in events[-1].text
-    with pytest.raises(ManifestInvalid, match=key_of(newest)):
-        await coverage(archive, "orders")
-
-
-async def test_a_backup_in_a_newer_format_says_what_to_do() -> None:
-    archive = small_archive()
-    await backed_up(archive, 1)
-    newest = await backed_up(archive, 2)
-    await change(archive.store, key_of(newest), lambda data: data.replace(b'"format":1', b'"format":2', 1))
-    sentence = rf"{key_of(newest)}: it is written in archive format 2, this version reads up to 1 \(install a newer"
-    with pytest.raises(Unsupported, match=sentence):
-        await restore(archive, "orders", into=MemoryDestination())
-    with pytest.raises(Unsupported, match=sentence):
-        await coverage(archive, "orders")
 
 
 async def test_what_the_destination_found_stands_in_the_report() -> None:

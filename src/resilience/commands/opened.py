@@ -12,6 +12,7 @@ from attrs import frozen
 
 from resilience.concurrency import closing, in_thread
 from resilience.model.errors import Refused, StorageFailed
+from resilience.model.findings import Doubt
 from resilience.postgres.wal.header import PG_CONTROL, Control, read_control
 from resilience.postgres.wal.source import WalSource
 from resilience.postgres.wal.spool import Spool
@@ -104,7 +105,8 @@ class Opened:
         return self.spool.folder / f".archived-{self.control.lineage}"
 
     async def _backed_up(self) -> tuple[str, ...]:
-        async with closing(self.archiver.manifests(self.config.target)) as manifests:
+        doubts: list[Doubt] = []  # a damaged manifest is no reason to archive nothing any more
+        async with closing(self.archiver.manifests(self.config.target, doubts=doubts)) as manifests:
             return tuple({manifest.lineage async for manifest in manifests if manifest.system == SYSTEM})
 
 

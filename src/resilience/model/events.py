@@ -16,7 +16,10 @@ Stage = Literal["started", "progress", "completed", "failed"]
 
 @frozen(kw_only=True)
 class Event(Shown):
-    """Something happened in an operation. `done` and `total` are bytes; `total` is None where nobody can know it."""
+    """Something happened in an operation. `done` and `total` are bytes; `total` is None where nobody can know it.
+
+    `actor` asked for the operation, for a `reason`; both are empty if the caller did not say.
+    """
 
     operation: str
     subject: str
@@ -24,6 +27,8 @@ class Event(Shown):
     text: str = ""
     done: int = 0
     total: int | None = None
+    actor: str = ""
+    reason: str = ""
 
 
 Observer = Callable[[Event], None]
@@ -39,6 +44,8 @@ class Notifier:
     observer: Observer | None
     total: int | None = None
     done: int = 0
+    actor: str = ""
+    reason: str = ""
     _complained: bool = field(default=False, init=False)
 
     def tell(self, stage: Stage, text: str = "") -> None:
@@ -46,7 +53,14 @@ class Notifier:
         if self.observer is None:
             return
         event = Event(
-            operation=self.operation, subject=self.subject, stage=stage, text=text, done=self.done, total=self.total
+            operation=self.operation,
+            subject=self.subject,
+            stage=stage,
+            text=text,
+            done=self.done,
+            total=self.total,
+            actor=self.actor,
+            reason=self.reason,
         )
         try:
             self.observer(event)

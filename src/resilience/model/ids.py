@@ -24,6 +24,11 @@ def checked_id(backup: str) -> str:
     return backup
 
 
+def planned_at(backup: str) -> datetime:
+    """Return the moment that a backup's id begins with: when it was planned, by its host's clock. Raises ValueError."""
+    return datetime.strptime(checked_id(backup).partition("-")[0] + "+0000", "%Y%m%dT%H%M%S.%fZ%z")
+
+
 def new_id(now: datetime) -> str:
     """Make the id of a backup begun `now`: sortable by time, and random so that two at once differ."""
     if now.utcoffset() is None:

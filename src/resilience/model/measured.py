@@ -13,7 +13,10 @@ from .show import Shown
 
 @frozen(kw_only=True)
 class RestoreMeasured(Shown):
-    """One restore that was proven: plain bytes of backups unpacked, of the log replayed, and the seconds of each."""
+    """One restore that was proven: plain bytes of backups unpacked, of the log replayed, and the seconds of each.
+
+    `backup` is the one that it ended with, `until` what was asked for. `actor` asked for it, for a `reason`.
+    """
 
     id: str
     target: str
@@ -24,3 +27,7 @@ class RestoreMeasured(Shown):
     unpack_seconds: float = field(validator=ge(0))
     replayed: int = field(default=0, validator=ge(0))
     replay_seconds: float = field(default=0.0, validator=ge(0))
+    backup: str = ""
+    until: str = ""
+    actor: str = ""
+    reason: str = ""

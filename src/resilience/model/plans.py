@@ -19,7 +19,8 @@ from .targets import RecoveryTarget
 class BackupPlan(Shown):
     """One backup to take: its id, of what, and how much is expected to be read.
 
-    `parent` is the backup that it holds the differences to; None: it is complete in itself.
+    `parent` is the backup that it holds the differences to; None: it is complete in itself. `actor` asked for it, for a
+    `reason`, as the manifest will say.
     """
 
     id: str

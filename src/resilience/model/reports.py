@@ -46,7 +46,7 @@ class RestoreReport(Shown):
 
     `manifest` is the last backup of the `chain`. `written` and `replayed` are plain bytes, of the backups and of the
     log, and `seconds` is wall time from the first look to the proof; the time in the destination is what it took to
-    unpack and to replay.
+    unpack and to replay. `actor` asked for it, for a `reason`.
     """
 
     manifest: Manifest
@@ -59,6 +59,8 @@ class RestoreReport(Shown):
     unpack_seconds: float = 0.0
     replay_seconds: float = 0.0
     seconds: float
+    actor: str = ""
+    reason: str = ""
     findings: tuple[Finding, ...] = ()
 
     def __str__(self) -> str:

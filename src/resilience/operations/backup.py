@@ -7,17 +7,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from attrs import evolve
+
 from resilience.concurrency import closing
 from resilience.model.capture import Part
 from resilience.model.errors import Corrupt, NotIncremental, Unsupported
 from resilience.model.events import Notifier, Observer
-from resilience.model.findings import Finding
+from resilience.model.findings import Doubt, Finding
 from resilience.model.ids import new_id as fresh_id
 from resilience.model.manifests import Manifest
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.model.reports import BackupReport
 from resilience.planning.backup import MAX_CHAIN, Incremental, plan_backup, plan_full
+from resilience.planning.doubts import as_findings, explained
 from resilience.primitives import Archiver, BackupTarget, Capture
 
 from .observed import counted
@@ -29,6 +32,8 @@ async def backup(
     *,
     incremental: Incremental = False,
     max_chain: int = MAX_CHAIN,
+    actor: str = "",
+    reason: str = "",
     observer: Observer | None = None,
     clock: Callable[[], datetime] = utc_now,
     new_id: Callable[[datetime], str] = fresh_id,
@@ -38,39 +43,46 @@ async def backup(
     With `incremental` only what has changed since the newest backup is read and stored; a restore needs that backup
     too, and all that it builds on. Where that is not possible (the target cannot, the timeline changed, the server has
     forgotten what changed, `max_chain` incremental backups follow the last full one already) a full one is taken and a
-    finding says why; with `incremental="required"` NotIncremental is raised instead.
+    finding says why; with `incremental="required"` NotIncremental is raised instead. A backup whose manifest cannot be
+    read or trusted is a finding, and nothing is built on it.
 
     The backup exists once this returns. If it raises or is cancelled, the server has left its backup mode, nothing is
     listed, and what remains is a run record (none if the survey failed or was refused) and objects that no manifest
     names; unless it was cancelled while it published: then the backup may exist, and is whole. `observer` is told the
-    bytes read so far and, where the target knows it, their total.
+    bytes read so far and, where the target knows it, their total. Who took it (`actor`) and why (`reason`), as the
+    caller says, stand in the manifest, in the run record and in every event.
 
     Raises Refused (the target cannot be backed up as it is), Unavailable (target or store did not answer), Corrupt
     (what arrived is not what the target sent, or the target found damage), Unsupported (version or tool).
     """
     began = time.monotonic()
-    told = Notifier("backup", target.name, observer)
+    told = Notifier("backup", target.name, observer, actor=actor, reason=reason)
+    doubts: list[Doubt] = []
     with told.outcome():
         facts = await target.survey()
         try:
-            known = await _known(archive, target.name) if incremental else []
+            known = await _known(archive, target.name, doubts) if incremental else []
             now = clock()
-            plan = plan_backup(
-                facts, id=new_id(now), now=now, incremental=incremental, known=known, max_chain=max_chain
-            )
+            with explained(doubts):
+                plan = plan_backup(
+                    facts, id=new_id(now), now=now, incremental=incremental, known=known, max_chain=max_chain
+                )
+            plan = evolve(plan, actor=actor, reason=reason)
             manifest, findings = await _carry_out(plan, target, archive, known, told)
         except NotIncremental as error:
             if incremental is not True:
                 raise
             now = clock()
             plan = plan_full(facts, id=new_id(now), now=now, instead=error.what)
+            plan = evolve(plan, actor=actor, reason=reason)
             manifest, findings = await _carry_out(plan, target, archive, [], told)
-    return BackupReport(manifest=manifest, seconds=time.monotonic() - began, findings=plan.findings + findings)
+    findings = (*plan.findings, *findings, *as_findings(doubts))
+    return BackupReport(manifest=manifest, seconds=time.monotonic() - began, findings=findings)
 
 
-async def _known(archive: Archiver, target: str) -> list[Manifest]:
+async def _known(archive: Archiver, target: str, doubts: list[Doubt]) -> list[Manifest]:
     try:
-        return [manifest async for manifest in archive.manifests(target)]
+        return [manifest async for manifest in archive.manifests(target, doubts=doubts)]
     except (Corrupt, Unsupported) as error:
         raise NotIncremental(
             f"the archive's list of backups cannot be read: {error}", operation="backup", subject=target

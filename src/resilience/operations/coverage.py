@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from resilience.model.findings import Finding
+from resilience.model.findings import Doubt, Finding
 from resilience.model.log import Branch, Hole
 from resilience.model.manifests import Manifest
 from resilience.model.reports import Coverage, RestorableMoment, RestorableRange
 from resilience.planning.chains import REPLAYABLE
 from resilience.planning.course import holdings
 from resilience.planning.coverage import holes, ranges, unusable
+from resilience.planning.doubts import as_findings
 from resilience.primitives import Archiver
 
 from .looking import Heads, listed
@@ -18,14 +19,16 @@ async def coverage(archive: Archiver, target: str) -> Coverage:
     """Return every moment that the archive can bring `target` back to, oldest first; nothing is written.
 
     Reads the manifests, the names of the log's entries, and the heads of those at which something begins or ends.
-    Of an entry whose head is damaged the times are not known, which is a finding. Raises ManifestInvalid,
-    ChecksumMismatch or Unsupported if anything else cannot be read, Unavailable if the store does not answer.
+    A backup whose manifest cannot be read or trusted is a finding, and so is an entry whose head is damaged: its times
+    are not known. Raises ManifestInvalid, ChecksumMismatch or Unsupported if anything else cannot be read, Unavailable
+    if the store does not answer.
     """
-    known = [manifest async for manifest in archive.manifests(target)]
+    doubts: list[Doubt] = []
+    known = [manifest async for manifest in archive.manifests(target, doubts=doubts)]
     found: list[RestorableRange] = []
     missing: list[Hole] = []
     branches: list[Branch] = []
-    findings: list[Finding] = []
+    findings: list[Finding] = list(as_findings(doubts))
     for lineage in await archive.lineages(target):
         if not known:
             text = f"the archive holds a log of {lineage}, and no backup that it could be replayed on"

@@ -10,16 +10,17 @@ from attrs import evolve
 
 from resilience.model.diagnosis import Checkup, Diagnosis, Reading, worst_first
 from resilience.model.errors import ResilienceError
-from resilience.model.findings import Finding
+from resilience.model.findings import Doubt, Finding
 from resilience.model.log import LogFacts
 from resilience.model.moments import utc_now
 from resilience.model.objectives import Objective
+from resilience.planning.doubts import as_findings
 from resilience.planning.health import Kept, examine_archive, held, latest
 from resilience.planning.log import LogView
 from resilience.primitives import Archiver, Diagnosable
 from resilience.reference import OBJECTIVES
 
-from .looking import Heads, listed
+from .looking import Heads, listed, shown_by_restores
 
 ARCHIVE_SECONDS = 60.0
 
@@ -69,10 +70,11 @@ async def doctor(
 async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetime]) -> Kept:
     """Look at what an archive holds of a target; of the log only what follows the newest backup is listed."""
     target, mine = checkup.target, checkup.lineage
-    manifests = tuple([manifest async for manifest in archive.manifests(target)])
+    doubts: list[Doubt] = []
+    manifests = tuple([manifest async for manifest in archive.manifests(target, doubts=doubts)])
     logs: list[LogFacts] = []
     view: LogView | None = None
-    damage: tuple[Finding, ...] = ()
+    damage = as_findings(doubts)
     for lineage in await archive.lineages(target):
         async with archive.log(target, system=checkup.system, lineage=lineage) as log:
             facts = await log.survey()
@@ -83,8 +85,8 @@ async def _kept(archive: Archiver, checkup: Checkup, clock: Callable[[], datetim
                 begins = held(checkup, own, known).begins(latest(checkup, known))
                 heads = Heads(log)
                 view = await listed(log, facts, heads, begins=begins)
-                damage = tuple(heads.findings)
-    shown = await archive.measured(target)
+                damage += tuple(heads.findings)
+    shown = await shown_by_restores(archive, target)
     return Kept(looked_at=clock(), manifests=manifests, logs=tuple(logs), view=view, shown=shown, damage=damage)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -9,11 +10,13 @@ from typing import TypeVar
 from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
-from resilience.model.errors import Corrupt
-from resilience.model.findings import Finding
+from resilience.model.errors import Corrupt, ResilienceError
+from resilience.model.findings import Doubt, Finding
 from resilience.model.log import LogEntry, LogFacts
+from resilience.model.measured import RestoreMeasured
 from resilience.model.targets import RecoveryTarget
 from resilience.planning.course import Course, Holdings, holdings
+from resilience.planning.doubts import as_findings, explained, refuse_asked_for, refuse_doubtful
 from resilience.planning.log import LogView, heads_wanted, runs, with_heads
 from resilience.planning.restore import alone, lineage_for
 from resilience.primitives import Archiver, Log, RestoreDestination
@@ -33,8 +36,13 @@ class Decided:
 async def decided(
     archive: Archiver, target: str, *, into: RestoreDestination[Live], until: RecoveryTarget
 ) -> AsyncIterator[Decided]:
-    """Decide how `until` is reached, and hold the log open. Raises NoBackup or NotRecoverable with the reason."""
-    known = [manifest async for manifest in archive.manifests(target)]
+    """Decide how `until` is reached, and hold the log open. Raises NoBackup or NotRecoverable with the reason.
+
+    Backups that cannot be used are findings, unless one of them could change the answer.
+    """
+    doubts: list[Doubt] = []
+    known = [manifest async for manifest in archive.manifests(target, doubts=doubts)]
+    refuse_asked_for(until, known, doubts, target=target)
     logs = await archive.lineages(target)
     kinds = [kind for kind in into.accepts if kind in into.replays]
     lineage, findings = lineage_for(until, known, logs) if known else ("", [])
@@ -42,8 +50,10 @@ async def decided(
     replayable = any(each.kind in kinds and each.system == into.system for each in own)
     if until.kind == "backup" or lineage not in logs or not replayable:
         some = known if until.kind == "backup" else own
-        course = alone(until, some, target=target, system=into.system, accepts=into.accepts)
-        course = evolve(course, findings=(*findings, *course.findings))
+        with explained(doubts):
+            course = alone(until, some, target=target, system=into.system, accepts=into.accepts)
+        refuse_doubtful(course, known, doubts, None)
+        course = evolve(course, findings=(*findings, *course.findings, *as_findings(doubts)))
         last = course.chain[-1]
         if last.kind not in kinds or last.lineage not in logs:
             yield Decided(course)
@@ -55,11 +65,22 @@ async def decided(
         facts = await log.survey()
         held = holdings(target, known, LogView(facts=facts), kinds=kinds)
         heads = Heads(log)
-        view = await listed(log, facts, heads, begins=held.begins(until))
-        held = evolve(held, view=view)
-        course = await _decide(heads, held, until)
-        course = evolve(course, findings=(*findings, *course.findings, *heads.findings))
+        with explained(doubts):
+            view = await listed(log, facts, heads, begins=held.begins(until))
+            held = evolve(held, view=view)
+            course = await _decide(heads, held, until)
+        refuse_doubtful(course, known, doubts, facts)
+        course = evolve(course, findings=(*findings, *course.findings, *heads.findings, *as_findings(doubts)))
         yield Decided(course, log)
+
+
+async def shown_by_restores(archive: Archiver, target: str) -> tuple[RestoreMeasured, ...]:
+    """Return what restores have measured; nothing fails for want of an estimate."""
+    try:
+        return await archive.measured(target)
+    except ResilienceError as error:
+        logging.getLogger("resilience").warning("what restores have measured cannot be read: %s", error)
+        return ()
 
 
 @define

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from resilience.model.errors import ResilienceError
-from resilience.model.measured import RestoreMeasured
 from resilience.model.plans import RestorePlan
 from resilience.model.targets import RecoveryTarget
 from resilience.planning import restore as planning
 from resilience.primitives import Archiver, RestoreDestination
 
-from .looking import decided
+from .looking import decided, shown_by_restores
 
 Live = TypeVar("Live")
 
@@ -35,13 +32,6 @@ async def plan_restore(
     async with decided(archive, target, into=into, until=RecoveryTarget.of(until)) as found:
         chain = found.course.chain
         facts = await into.survey(chain)
-        return planning.plan_restore(chain, facts, course=found.course, shown=await _shown(archive, target), rto=rto)
-
-
-async def _shown(archive: Archiver, target: str) -> tuple[RestoreMeasured, ...]:
-    """Return what restores have measured; a plan does not fail for want of an estimate."""
-    try:
-        return await archive.measured(target)
-    except ResilienceError as error:
-        logging.getLogger("resilience").warning("what restores have measured cannot be read: %s", error)
-        return ()
+        return planning.plan_restore(
+            chain, facts, course=found.course, shown=await shown_by_restores(archive, target), rto=rto
+        )

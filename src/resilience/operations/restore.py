@@ -36,6 +36,8 @@ async def restore(
     *,
     into: RestoreDestination[Live],
     until: datetime | RecoveryTarget | None = None,
+    actor: str = "",
+    reason: str = "",
     observer: Observer | None = None,
     clock: Callable[[], datetime] = utc_now,
     new_id: Callable[[datetime], str] = fresh_id,
@@ -50,7 +52,8 @@ async def restore(
     was cancelled at the very end: then the restore is complete), and `into.discard()` removes what is there. The
     position in the report was read back from the restored system; the time beside it too if the system knows one, or
     else it is the manifest's. `observer` is told the plain bytes unpacked and replayed so far and about how many there
-    will be. What was measured is kept in the archive for the next plan, if its credential may write there.
+    will be. What was measured is kept in the archive for the next plan, if its credential may write there, together
+    with who restored it (`actor`) and why (`reason`), as the caller says; both also stand in every event.
 
     Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched),
     Corrupt (the archive is damaged), Unavailable (store or destination failed), Unsupported (the destination's programs
@@ -58,7 +61,7 @@ async def restore(
     """
     began = time.monotonic()
     wanted = RecoveryTarget.of(until)
-    told = Notifier("restore", target, observer)
+    told = Notifier("restore", target, observer, actor=actor, reason=reason)
     with told.outcome():
         async with decided(archive, target, into=into, until=wanted) as found:
             course = found.course
@@ -87,6 +90,8 @@ async def restore(
         unpack_seconds=ended - applied - replay_seconds,
         replay_seconds=replay_seconds,
         seconds=time.monotonic() - began,
+        actor=actor,
+        reason=reason,
         findings=plan.findings + restored.findings,
     )
     await _remember(archive, report, system=into.system, clock=clock, new_id=new_id)
@@ -143,6 +148,10 @@ async def _remember(
         unpack_seconds=report.unpack_seconds,
         replayed=report.replayed,
         replay_seconds=report.replay_seconds,
+        backup=report.manifest.id,
+        until=str(report.until),
+        actor=report.actor,
+        reason=report.reason,
     )
     try:
         async with asyncio.timeout(RECORD_SECONDS):

@@ -12,10 +12,11 @@ from attrs import define, field
 from resilience.concurrency import closing, finish
 from resilience.model.errors import Corrupt, Interrupted, NotRecoverable, ResilienceError
 from resilience.model.events import Notifier, Observer
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Doubt, Finding, Level, Verdict
 from resilience.model.manifests import Manifest
 from resilience.model.show import as_bytes
 from resilience.planning.chains import chain_of
+from resilience.planning.doubts import explained
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Archiver, RestoreDestination, StoredBackup, Validator
 
@@ -94,7 +95,10 @@ class _Proof:
         if manifest.parent is None:
             return (manifest,)
         try:
-            return chain_of(manifest, [each async for each in archive.manifests(manifest.target)])
+            doubts: list[Doubt] = []
+            with explained(doubts):
+                known = [each async for each in archive.manifests(manifest.target, doubts=doubts)]
+                return chain_of(manifest, known)
         except (NotRecoverable, Corrupt) as error:
             self.findings.append(_blocker(error))
             return ()

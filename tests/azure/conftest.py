@@ -9,6 +9,7 @@ import pytest
 
 from resilience.stores import AzureBlobStore
 from resilience.testing.azurite import Azurite, MissingAzurite, running_azurite
+from resilience.testing.fake_blob_account import FakeBlobAccount
 
 from ..conftest import TESTBED, missing
 
@@ -19,6 +20,12 @@ _numbers = count(1)
 def azurite() -> Iterator[Azurite]:
     """The session's Azurite over TLS. Shared: leave it running."""
     yield from _running(tls=True)
+
+
+@pytest.fixture(scope="session")
+def plain_azurite() -> Iterator[Azurite]:
+    """The session's Azurite without TLS, to put a proxy before. Shared: leave it running."""
+    yield from _running(tls=False)
 
 
 @pytest.fixture
@@ -41,6 +48,24 @@ def container(azurite: Azurite) -> str:
     name = f"backups-{next(_numbers)}"
     azurite.create_container(name)
     return name
+
+
+@pytest.fixture
+def proxy(plain_azurite: Azurite) -> Iterator[FakeBlobAccount]:
+    """A storage account that misbehaves as it is told."""
+    with FakeBlobAccount(f"http://127.0.0.1:{plain_azurite.port}").running() as running:
+        yield running
+
+
+@pytest.fixture
+async def behind(plain_azurite: Azurite, proxy: FakeBlobAccount) -> AsyncIterator[AzureBlobStore]:
+    """A store behind the proxy, in an empty container of its own. Its blocks are small."""
+    name = f"backups-{next(_numbers)}"
+    plain_azurite.create_container(name)
+    connection = plain_azurite.connection_string().replace(f":{plain_azurite.port}/", f":{proxy.port}/")
+    async with AzureBlobStore.from_connection_string(connection, name, patience=10.0) as opened:
+        opened.block_size = 50_000
+        yield opened
 
 
 @pytest.fixture

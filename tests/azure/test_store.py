@@ -25,7 +25,7 @@ class TestAzureBlobStore(StoreSuite):
             self.other = other
             yield store
 
-    def again(self, store: ObjectStore) -> ObjectStore:
+    def again(self, store: ObjectStore) -> ObjectStore:  # noqa: ARG002
         return self.other
 
 

@@ -127,7 +127,7 @@ class AzureBlobStore:
         """
         checked(key)
         checked_offset(offset)
-        name, first = key, await self._range(key, offset, accept=FROZEN)
+        name, first = key, await self._first(key, offset)
         if first.code in FROZEN:
             name = f"{REHYDRATED}{key}"
             first = await self._copy_of(key, name, offset)
@@ -218,6 +218,15 @@ class AzureBlobStore:
             raise NotRehydrated(what, operation="get", subject=key, hint="ask again with AzureBlobStore.rehydrate()")
         return first
 
+    async def _first(self, key: str, offset: int) -> Answer:
+        try:
+            return await self._range(key, offset, accept=FROZEN)
+        except ObjectMissing as error:
+            if not self._is_secondary:
+                raise
+            error.hint = "the account's secondary lags behind: it has not arrived yet, or was never there"
+            raise
+
     async def _range(
         self, name: str, begin: int, *, etag: str | None = None, accept: frozenset[str] = frozenset()
     ) -> Answer:
@@ -256,8 +265,12 @@ class AzureBlobStore:
         prefix = max((prefix for prefix in self.tiers if key.startswith(prefix)), key=len, default=None)
         return None if prefix is None else self.tiers[prefix]
 
+    @property
+    def _is_secondary(self) -> bool:
+        return _account(self.container_url).endswith(SECONDARY)
+
     def _writable(self, operation: str, key: str) -> None:
-        if _account(self.container_url).endswith(SECONDARY):
+        if self._is_secondary:
             hint = "use the account's primary, or fail it over first"
             raise Refused("this is the account's read-only secondary", operation=operation, subject=key, hint=hint)
 

@@ -32,6 +32,8 @@ Body: TypeAlias = Sequence[bytes | memoryview]
 
 API = "2023-11-03"
 PIECE = 1 << 20
+SENT_AT_ONCE = 256 << 10
+"""What is encrypted in one go: it stays in the processor's cache, where larger pieces cost up to twice the time."""
 CONNECTIONS = 64
 CONNECT_SECONDS = 15.0
 FIRST_PATIENCE = 20.0
@@ -117,7 +119,11 @@ class Container:
         """
         patience = self.patience if self._answered else min(self.patience, FIRST_PATIENCE)
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(_Again), stop=stop_before_delay(patience), wait=_pause, reraise=True
+            retry=retry_if_exception_type(_Again),
+            stop=stop_before_delay(patience),
+            wait=_pause,
+            sleep=_sleep,
+            reraise=True,
         )
         try:
             return await retrying(self._ask, request)
@@ -204,8 +210,8 @@ class Container:
 async def _sent(body: Body) -> AsyncGenerator[memoryview]:
     for piece in body:
         view = memoryview(piece)
-        for start in range(0, len(view), PIECE):
-            yield view[start : start + PIECE]
+        for start in range(0, len(view), SENT_AT_ONCE):
+            yield view[start : start + SENT_AT_ONCE]
 
 
 async def _received(response: aiohttp.ClientResponse) -> Sequence[bytes]:
@@ -236,6 +242,10 @@ async def _settled(effect: Coroutine[object, object, T]) -> T:
 
 
 _jitter = wait_random_exponential(multiplier=0.1, max=LONGEST_PAUSE)
+
+
+async def _sleep(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def _pause(state: RetryCallState) -> float:

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 
 from attrs import define, field
 
@@ -69,17 +70,23 @@ class Upload:
     async def _in_blocks(self, begun: Sequence[Body], blocks: AsyncIterator[Body]) -> ObjectInfo:
         staging: set[asyncio.Task[bool]] = set()
         try:
-            async for block in _following(begun, blocks):
-                if len(staging) >= BLOCKS_AT_ONCE:
-                    done, staging = await asyncio.wait(staging, return_when=asyncio.FIRST_COMPLETED)
-                    self._allowed([task.result() for task in done])
-                staging.add(asyncio.create_task(self._stage(self._next(block), block)))
+            async with aclosing(_following(begun, blocks)) as following:
+                async for block in following:
+                    if len(staging) >= BLOCKS_AT_ONCE:
+                        await self._some(staging)
+                    staging.add(asyncio.create_task(self._stage(self._next(block), block)))
             while staging:
-                done, staging = await asyncio.wait(staging, return_when=asyncio.FIRST_COMPLETED)
-                self._allowed([task.result() for task in done])
+                await self._some(staging)
         finally:
             await stop_tasks(staging)
         return await self._commit()
+
+    async def _some(self, staging: set[asyncio.Task[bool]]) -> None:
+        """Wait for some blocks and forget those that were written."""
+        await asyncio.wait(staging, return_when=asyncio.FIRST_COMPLETED)
+        for task in [each for each in staging if each.done()]:
+            self._allowed([task.result()])
+            staging.remove(task)
 
     def _allowed(self, permitted: Iterable[bool]) -> None:
         if not all(permitted):
@@ -131,7 +138,7 @@ class Upload:
             query=query,
             headers=headers,
             body=body,
-            accept=_THERE | {NO_BLOCKS},
+            accept=_THERE | NOT_PERMITTED | {NO_BLOCKS},
             settle=True,
         )
         return await self.container.ask(request)
@@ -139,13 +146,22 @@ class Upload:
     async def _made(self, answer: Answer) -> ObjectInfo | None:
         """Return what was made, None if there is nothing. Raises AlreadyExists if somebody else's object is there.
 
-        The answer to an earlier attempt of ours may have been lost: then what exists is ours.
+        The answer to an earlier attempt of ours may have been lost: then what exists is ours. Who may only add is told
+        that he is not permitted to replace, instead of that the object exists.
         """
         if answer.status < 400:
             return ObjectInfo(key=self.key, size=self._size, modified=answer.modified, tier=self.tier)
+        forbidden = answer.code in NOT_PERMITTED
         try:
-            found = await self.container.ask(Request(operation="stat", key=self.key, method="HEAD"))
+            asked = Request(
+                operation="stat", key=self.key, method="HEAD", accept=NOT_PERMITTED if forbidden else frozenset()
+            )
+            found = await self.container.ask(asked)
         except ObjectMissing:
+            found = answer
+        if forbidden and found.status >= 400:
+            raise refusal(answer.status, answer.code, operation="put", subject=self.key)
+        if found.status >= 400:
             return None
         if found.headers.get(WRITER) != self.nonce:
             raise AlreadyExists("the object exists", operation="put", subject=self.key)
@@ -155,16 +171,14 @@ class Upload:
         """Collect a whole object in memory, where only that may be written."""
         pieces: list[bytes | memoryview] = []
         size = 0
-        async for block in _following(begun, blocks):
-            pieces += block
-            size += sum(map(len, block))
-            if size > LARGEST_WHOLE:
-                raise Refused(
-                    f"this credential may only add objects at once, which is done up to {LARGEST_WHOLE >> 20} MiB",
-                    operation="put",
-                    subject=self.key,
-                    hint="give Archive a smaller object_size, or grant blobs/write (w in a signature)",
-                )
+        async with aclosing(_following(begun, blocks)) as following:
+            async for block in following:
+                pieces += block
+                size += sum(map(len, block))
+                if size > LARGEST_WHOLE:
+                    what = f"with this credential an object has to be written at once, up to {LARGEST_WHOLE >> 20} MiB"
+                    hint = "give Archive a smaller object_size, or grant blobs/write (w in a signature)"
+                    raise Refused(what, operation="put", subject=self.key, hint=hint)
         return pieces
 
 

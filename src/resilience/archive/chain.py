@@ -46,11 +46,13 @@ class Published:
 
 @frozen(kw_only=True)
 class Retired:
-    """A sealed backup was removed by who had the key: its id, and the sha256 of its stored manifest."""
+    """A backup was removed on purpose (a sealed one by who had the key): its id, the sha256 of its stored manifest."""
 
     id: str
     sha256: str
     retired_at: datetime = field(validator=aware)
+    actor: str = ""
+    reason: str = ""
 
 
 def digest_of(data: bytes) -> str:
@@ -94,13 +96,13 @@ class Chain:
             except (ResilienceError, OSError) as error:
                 _logger.warning("that %s was published is not recorded: %s", id, error)
 
-    async def retired(self, manifest: Manifest) -> None:
+    async def retired(self, manifest: Manifest, *, actor: str = "", reason: str = "") -> None:
         """Record that a backup is removed by who may; its manifest is still there. May be repeated."""
         data = await whole(self.records.store, self._manifest(manifest.id))
         if data is None:
             return
         key = layout.retired(self.records.system, self.records.target, manifest.id)
-        record = Retired(id=manifest.id, sha256=digest_of(data), retired_at=self.clock())
+        record = Retired(id=manifest.id, sha256=digest_of(data), retired_at=self.clock(), actor=actor, reason=reason)
         try:
             await self.records.put(key, record)
         except AlreadyExists:
@@ -110,17 +112,29 @@ class Chain:
         """Say which backups are missing though nobody who has a key removed them.
 
         `found` are the digests of the backups that are there, by their ids; `named` are those that others name, with
-        who does; of `told` it was said already that they are unreadable.
+        who does; of `told` it was said already that they are unreadable. A witness that does not answer is a doubt about
+        no backup: a restore must not depend on it.
         """
         known = {each: f"{by} came after it" for each, by in named.items()}
-        newest = max(found, default="")
-        for store in (self.records.store, self.witness):
-            if store is not None:
-                async for each in self._published(store, newest):
-                    known.setdefault(each, "it was published")
+        newest, silent = max(found, default=""), list[Doubt]()
+        async for each in self._published(self.records.store, newest):
+            known.setdefault(each, "it was published")
+        if self.witness is not None:
+            try:
+                async for each in self._published(self.witness, newest):
+                    known.setdefault(each, "the witness was told of it")
+            except (ResilienceError, OSError) as error:
+                text = f"the witness could not be asked whether a newer backup was hidden: {error}"
+                silent.append(Doubt(backup=None, subject=self.records.target, text=text))
         missing = [each for each in known if found.get(each.id) != each.sha256 and each.id not in told]
-        missing = [each for each in missing if not await self._was_retired(each)]
-        return [self._hidden(each, known[each], there=each.id in found) for each in sorted(missing, key=str)]
+        missing = [each for each in missing if not await self._has_come(each) and not await self._was_retired(each)]
+        hidden = [self._hidden(each, known[each], there=each.id in found) for each in sorted(missing, key=str)]
+        return [*hidden, *silent]
+
+    async def _has_come(self, backup: Predecessor) -> bool:
+        """Look again: it may have been published after its place was listed."""
+        data = await whole(self.records.store, self._manifest(backup.id))
+        return data is not None and digest_of(data) == backup.sha256
 
     async def _was_retired(self, backup: Predecessor) -> bool:
         try:
@@ -136,7 +150,7 @@ class Chain:
             backup=backup.id,
             subject=self._manifest(backup.id),
             text=f"{what}, although {why}: it was hidden, or removed by somebody who has no key",
-            hint="look for it where the store keeps what was deleted; a newer backup than is listed may be missing",
+            hint="look where the store keeps what was deleted; in a copy of the archive it may not have arrived yet",
         )
 
     async def _published(self, store: ObjectStore, since: str) -> AsyncGenerator[Predecessor]:

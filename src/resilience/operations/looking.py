@@ -109,7 +109,11 @@ class Heads:
 
 
 async def listed(log: Log, facts: LogFacts, heads: Heads, *, begins: int = 0) -> LogView:
-    """List the entries of all branches from an offset on; the ends of every run are described."""
+    """List the entries of all branches from an offset on; the ends of every run are described.
+
+    What the survey found goes to the findings of `heads`.
+    """
+    heads.findings += facts.findings
     found = {}
     for name in LogView(facts=facts).names:
         async with closing(log.entries(name, begins=begins)) as entries:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from attrs import field, frozen
 
@@ -17,7 +17,7 @@ from .model.capture import Captured, Part, Restored
 from .model.diagnosis import Checkup
 from .model.facts import DestinationFacts, TargetFacts
 from .model.findings import Doubt, Examined, Level, Verdict
-from .model.log import Branch, Gap, LogEntry, LogFacts, Watermark
+from .model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
 from .model.manifests import Manifest, StoredPart
 from .model.measured import RestoreMeasured
 from .model.moments import aware
@@ -121,6 +121,8 @@ class Archiver(Protocol):
     - `retire` removes the manifest first, then the objects; it may be repeated. It refuses what others build on, and
       `publish` refuses what has lost its parent.
     - `log` is the log of one lineage of a target, empty or not; `lineages` are those that have one.
+    - `offline` are the objects of a backup that lie in a tier that cannot be read and have no readable copy yet;
+      `rehydrate` begins to make one readable, if that has not begun, and returns whether it is.
     - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
     """
 
@@ -130,6 +132,8 @@ class Archiver(Protocol):
     async def retire(self, manifest: Manifest) -> None: ...
     def log(self, target: str, *, system: str, lineage: str) -> Opened[Log]: ...
     async def lineages(self, target: str) -> tuple[str, ...]: ...
+    def offline(self, manifest: Manifest) -> AsyncIterator[ObjectInfo]: ...
+    async def rehydrate(self, key: str, *, urgent: bool = False) -> bool: ...
     async def remember(self, measured: RestoreMeasured) -> None: ...
     async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]: ...
 
@@ -152,6 +156,7 @@ class Log(Protocol):
       hole of 4 GiB behind which nothing was recorded.
     - `slices` are what the slices of one segment alone cover of a stretch that begins with it, up to the first hole,
       whether the whole segment is there or not.
+    - `offline` are the objects of a stretch that lie in a tier that cannot be read and have no readable copy yet.
     - `read` yields no byte that is not verified; raises ObjectMissing and ChecksumMismatch. `describe` reads an entry's
       head and returns it with its times and positions as the system writes them.
     """
@@ -165,6 +170,7 @@ class Log(Protocol):
     async def watermark(self, branch: str) -> Watermark | None: ...
     def entries(self, branch: str, *, begins: int = 0, ends: int | None = None) -> AsyncIterator[LogEntry]: ...
     def slices(self, branch: str, *, begins: int, ends: int) -> AsyncIterator[LogEntry]: ...
+    def offline(self, stretch: Stretch) -> AsyncIterator[ObjectInfo]: ...
     async def read(self, entry: LogEntry) -> Sequence[bytes]: ...
     async def describe(self, entry: LogEntry) -> LogEntry: ...
 
@@ -243,6 +249,17 @@ class ObjectStore(Protocol):
     def list(self, prefix: str) -> AsyncIterator[ObjectInfo]: ...
     async def stat(self, key: str) -> ObjectInfo | None: ...
     async def delete(self, key: str) -> None: ...
+
+
+@runtime_checkable
+class Rehydrating(Protocol):
+    """A store with a tier that cannot be read (`ObjectInfo.tier` is `archive`), and a way back from there.
+
+    - `get` of such an object raises NotRehydrated, or reads its readable copy once there is one.
+    - `rehydrate` begins to make that copy, if nobody has yet, and returns whether it is there. It may be repeated.
+    """
+
+    async def rehydrate(self, key: str, *, to: Tier = "hot", urgent: bool = False) -> bool: ...
 
 
 Chunks: TypeAlias = AsyncIterator[bytes] | Iterable[bytes]

@@ -31,7 +31,7 @@ from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.planning.chains import refuse_to_orphan
-from resilience.primitives import KeyEncryptionKey, ObjectStore
+from resilience.primitives import KeyEncryptionKey, ObjectInfo, ObjectStore
 from resilience.streams.frames import FRAME_SIZE, Compressor
 from resilience.streams.seals import Sealer
 
@@ -41,6 +41,7 @@ from .chain import Chain
 from .draft import Draft
 from .keys import DataKey, Keyring
 from .log import ArchiveLog
+from .offline import made_readable, unreadable
 from .packing import Packing
 from .reading import Reader
 from .records import Records, unsealed
@@ -213,6 +214,17 @@ class Archive:
                 clock=self.clock,
                 register=partial(self._register, target, system),
             )
+
+    async def offline(self, manifest: Manifest) -> AsyncGenerator[ObjectInfo]:
+        """Yield the objects of a backup that cannot be read; see `Archiver.offline`."""
+        prefix = layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)
+        async with aclosing(unreadable(self.store, prefix)) as infos:
+            async for info in infos:
+                yield info
+
+    async def rehydrate(self, key: str, *, urgent: bool = False) -> bool:
+        """Begin to make an object readable; see `Archiver.rehydrate`. Raises Unsupported if the store cannot."""
+        return await made_readable(self.store, key, urgent=urgent)
 
     async def lineages(self, target: str) -> tuple[str, ...]:
         """Return the lineages that a target has a log of, in alphabetical order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,16 +17,18 @@ from resilience.model.errors import (
     KeyMissing,
     LineageBroken,
     ManifestInvalid,
+    NotRehydrated,
     ObjectMissing,
 )
 from resilience.model.findings import Finding
-from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Watermark
+from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
 from resilience.model.positions import Position
-from resilience.primitives import ObjectStore
+from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .covering import Finder
 from .entries import Head
+from .offline import unreadable
 from .packing import Packing
 from .records import Records
 from .small import whole
@@ -161,6 +164,20 @@ class ArchiveLog:
             async for entry in entries:
                 yield entry
 
+    async def offline(self, stretch: Stretch) -> AsyncGenerator[ObjectInfo]:
+        """Yield the whole segments of a stretch that cannot be read; see `Log.offline`. Slices are never moved."""
+        begins, ends = stretch.begins.offset, stretch.ends.offset
+
+        def overlaps(key: str) -> bool:
+            found = layout.stretch(key)
+            return found is not None and found[0] < ends and begins < found[1]
+
+        prefix = layout.segments(self.system, self.target, self.lineage, stretch.branch)
+        for high in layout.highs(begins, ends):
+            async with aclosing(unreadable(self.store, prefix + high, wanted=overlaps)) as infos:
+                async for info in infos:
+                    yield info
+
     async def read(self, entry: LogEntry) -> Sequence[bytes]:
         """Return an entry's bytes in verified pieces; see `Log.read`."""
         key = self._key_of_entry(entry)
@@ -187,7 +204,7 @@ class ArchiveLog:
         """Return an entry with what its head says, or as its name says if that cannot be read."""
         try:
             return await self.describe(entry)
-        except Corrupt:
+        except (Corrupt, NotRehydrated):
             return entry
 
     async def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:

@@ -11,6 +11,7 @@ from .findings import Finding
 from .json import Json
 from .log import Stretch
 from .moments import aware
+from .rehydration import Rehydration
 from .show import Shown, as_bytes, as_span
 from .targets import RecoveryTarget
 
@@ -48,6 +49,8 @@ class RestorePlan(Shown):
     moment has reached that moment: all that was acknowledged before it lies before that end. So it is for a position
     that no record begins after; a name or a transaction that is not met is an error.
 
+    `rehydration` is what cannot be read before it was copied to another tier; nothing is restored until then.
+
     `replayed` is about how many bytes of the log are needed. `seconds` is an estimate and `arithmetic` how it was made;
     None where nothing is known to estimate from.
     """
@@ -61,6 +64,7 @@ class RestorePlan(Shown):
     read: int
     written: int
     replayed: int = 0
+    rehydration: Rehydration | None = None
     seconds: float | None = None
     arithmetic: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
@@ -71,6 +75,8 @@ class RestorePlan(Shown):
         lines += [f"replay {stretch}, {as_bytes(stretch.size)} of log" for stretch in self.replay]
         if self.replay and not self.to_the_end:
             lines.append(f"stop at {self.until}, after about {as_bytes(self.replayed)} of it")
+        if self.rehydration is not None:
+            lines.insert(1, f"before that: {self.rehydration}")
         lines.append(f"read {as_bytes(self.read)} of backups, write {as_bytes(self.written)}")
         lines.append(
             f"it takes about {as_span(self.seconds)}"

@@ -10,7 +10,7 @@ from typing import TypeVar
 from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
-from resilience.model.errors import Corrupt, ResilienceError
+from resilience.model.errors import Corrupt, NotRehydrated, ResilienceError
 from resilience.model.findings import Doubt, Finding
 from resilience.model.log import LogEntry, LogFacts
 from resilience.model.measured import RestoreMeasured
@@ -100,10 +100,12 @@ class Heads:
             return None
         try:
             return await self.log.describe(entry)
-        except Corrupt as error:
+        except (Corrupt, NotRehydrated) as error:
             self._unreadable.add(entry)
             text = f"when this part of the log was written is not known: {error.what}"
             hint = "what lies before it can be restored; take a backup, so that nothing later depends on it"
+            if isinstance(error, NotRehydrated):
+                hint = "rehydrate() makes it readable; then plan again"
             self.findings.append(Finding(severity="warning", subject=error.subject or str(entry), text=text, hint=hint))
             return None
 

@@ -11,6 +11,7 @@ from resilience.planning import restore as planning
 from resilience.primitives import Archiver, RestoreDestination
 
 from .looking import decided, shown_by_restores
+from .rehydrate import needed
 
 Live = TypeVar("Live")
 
@@ -26,6 +27,7 @@ async def plan_restore(
     """Return what `restore` with the same arguments would do: backups, log, bytes, time and how that was estimated.
 
     The time is estimated from what restores of this target have measured, and compared with `rto` if that is given.
+    What lies in the Archive tier is waited for first: the plan says how long, and `rehydrate` begins it.
     Nothing is written. Raises what stands in the way, as `restore` does before it touches anything: NotRecoverable with
     the reason, NoBackup, DestinationNotEmpty, DiskTooSmall, Refused, Unsupported, ManifestInvalid, Unavailable.
     """
@@ -33,5 +35,10 @@ async def plan_restore(
         chain = found.course.chain
         facts = await into.survey(chain)
         return planning.plan_restore(
-            chain, facts, course=found.course, shown=await shown_by_restores(archive, target), rto=rto
+            chain,
+            facts,
+            course=found.course,
+            shown=await shown_by_restores(archive, target),
+            rto=rto,
+            waiting=await needed(archive, found),
         )

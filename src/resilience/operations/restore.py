@@ -24,6 +24,7 @@ from resilience.primitives import Archiver, RestoreDestination
 
 from .looking import decided
 from .observed import ObservedBackup, Replaying
+from .rehydrate import refuse_offline
 
 Live = TypeVar("Live")
 RECORD_SECONDS = 10.0
@@ -55,7 +56,8 @@ async def restore(
     will be. What was measured is kept in the archive for the next plan, if its credential may write there, together
     with who restored it (`actor`) and why (`reason`), as the caller says; both also stand in every event.
 
-    Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall: nothing was touched),
+    Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall, NotRehydrated if some
+    of it lies in the Archive tier: nothing was touched),
     Corrupt (the archive is damaged), Unavailable (store or destination failed), Unsupported (the destination's programs
     do not fit the backup), Interrupted (it did not stop where it was asked to).
     """
@@ -65,6 +67,7 @@ async def restore(
     with told.outcome():
         async with decided(archive, target, into=into, until=wanted) as found:
             course = found.course
+            await refuse_offline(archive, found, target=target)
             facts = await into.survey(course.chain)
 
             plan = plan_restore(course.chain, facts, course=course)

@@ -11,6 +11,7 @@ from attrs import frozen
 from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.measured import RestoreMeasured
+from resilience.model.rehydration import Rehydration
 from resilience.model.show import as_bytes, as_span
 
 TOO_FEW = 1 << 20
@@ -38,16 +39,23 @@ class _Rate:
 
 
 def estimated(
-    chain: Sequence[Manifest], replayed: int, *, shown: Sequence[RestoreMeasured] = (), rto: timedelta | None = None
+    chain: Sequence[Manifest],
+    replayed: int,
+    *,
+    shown: Sequence[RestoreMeasured] = (),
+    rto: timedelta | None = None,
+    waiting: Rehydration | None = None,
 ) -> Estimate:
     """Estimate how long it takes to unpack a chain and replay so many bytes, by the median of what was shown.
 
+    What is `waiting` to be rehydrated takes as long as standard priority may, and nothing begins before.
     What no restore has shown is taken from how fast the backups were taken; how fast a log is replayed, from nothing.
     """
     unpack = _shown([(each.unpacked, each.unpack_seconds) for each in shown]) or _as_taken(chain)
     replay = _shown([(each.replayed, each.replay_seconds) for each in shown])
     size = sum(manifest.size for manifest in chain)
-    lines, known, seconds = [], True, 0.0
+    lines, findings, seconds = _rehydrated(chain, waiting)
+    known = True
     for what, count, rate in (("unpack", size, unpack), ("replay", replayed, replay)):
         if not count:
             continue
@@ -59,13 +67,23 @@ def estimated(
             lines.append(rate.line(what, count))
     if known and len(lines) > 1:
         lines.append(f"together {as_span(seconds)}")
-    findings = []
     if rto is not None:
         line, hint = _compared(seconds, known, rto.total_seconds())
         lines.append(line)
         if hint:
             findings.append(Finding(severity="warning", subject=chain[-1].target, text=line, hint=hint))
     return Estimate(seconds=seconds if known and lines else None, arithmetic=tuple(lines), findings=tuple(findings))
+
+
+def _rehydrated(chain: Sequence[Manifest], waiting: Rehydration | None) -> tuple[list[str], list[Finding], float]:
+    """Return the arithmetic, the warning and the seconds of what is waited for before anything can be read."""
+    if waiting is None or not waiting.objects:
+        return [], [], 0.0
+    seconds = waiting.standard.total_seconds()
+    line = f"rehydrate {as_bytes(waiting.bytes)} in {waiting.objects} objects: up to {as_span(seconds)}"
+    text = f"{waiting.objects} objects lie in the Archive tier and cannot be read before they are rehydrated"
+    hint = f"rehydrate() begins it; with urgent=True it takes about {as_span(waiting.urgent)}, and costs more"
+    return [line], [Finding(severity="warning", subject=chain[-1].target, text=text, hint=hint)], seconds
 
 
 def _compared(seconds: float, known: bool, objective: float) -> tuple[str, str]:

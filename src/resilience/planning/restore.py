@@ -12,6 +12,7 @@ from resilience.model.findings import Finding
 from resilience.model.manifests import Manifest
 from resilience.model.measured import RestoreMeasured
 from resilience.model.plans import RestorePlan
+from resilience.model.rehydration import Rehydration
 from resilience.model.show import as_bytes
 from resilience.model.targets import RecoveryTarget
 
@@ -135,17 +136,19 @@ def plan_restore(
     course: Course | None = None,
     shown: Sequence[RestoreMeasured] = (),
     rto: timedelta | None = None,
+    waiting: Rehydration | None = None,
 ) -> RestorePlan:
     """Plan to restore a chain, oldest first, alone or on the course that was decided on.
 
-    `shown` is what earlier restores have measured. Raises DestinationNotEmpty, DiskTooSmall or Refused.
+    `shown` is what earlier restores have measured, `waiting` what has to be rehydrated first. Raises
+    DestinationNotEmpty, DiskTooSmall or Refused.
     """
     target = chain[-1].target
     refuse_destination(facts, target=target)
     if len({manifest.lineage for manifest in chain}) > 1:
         raise Refused("the backups of the chain belong to different lineages", operation="restore", subject=target)
     course = course or Course(until=RecoveryTarget.backup(chain[-1].id), chain=tuple(chain))
-    estimate = estimated(chain, course.replayed, shown=shown, rto=rto)
+    estimate = estimated(chain, course.replayed, shown=shown, rto=rto, waiting=waiting)
     return RestorePlan(
         target=target,
         destination=facts.destination,
@@ -156,6 +159,7 @@ def plan_restore(
         read=sum(manifest.stored for manifest in chain),
         written=sum(manifest.size for manifest in chain),
         replayed=course.replayed,
+        rehydration=waiting if waiting is not None and waiting.objects else None,
         seconds=estimate.seconds,
         arithmetic=estimate.arithmetic,
         findings=(*course.findings, *facts.findings, *estimate.findings),

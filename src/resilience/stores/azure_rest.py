@@ -41,6 +41,8 @@ FIRST_PATIENCE = 20.0
 SETTLE_SECONDS = 5.0
 """Once cancelled, what changes something is given so long to be answered: better to know what it did."""
 LONGEST_PAUSE = 20.0
+ENDING_SECONDS = 0.1
+"""A TLS connection that ended by itself takes a moment to say goodbye; aiohttp's session does not wait for it."""
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +112,7 @@ class Container:
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _answered: bool = field(default=False, init=False)
+    _ending: bool = field(default=False, init=False)
 
     async def ask(self, request: Request) -> Answer:
         """Ask until there is an answer. Raises Unavailable if patience ends first, else what the answer means.
@@ -139,6 +142,8 @@ class Container:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+            if self._ending:
+                await asyncio.sleep(ENDING_SECONDS)
 
     async def _ask(self, request: Request) -> Answer:
         attempt = self._attempt(request)
@@ -185,10 +190,15 @@ class Container:
         asked = self._opened().request(
             request.method, URL(url, encoded=True), headers=headers, data=data, allow_redirects=False, proxy=self.proxy
         )
-        async with asked as response:
-            self._answered = True
-            content = await _received(response)
-            return Answer(status=response.status, headers=response.headers, content=content)
+        whole = False
+        try:
+            async with asked as response:
+                self._answered = True
+                content = await _received(response)
+                whole = _stays(response.headers)
+                return Answer(status=response.status, headers=response.headers, content=content)
+        finally:
+            self._ending |= not whole
 
     def _opened(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
@@ -226,6 +236,13 @@ async def _received(response: aiohttp.ClientResponse) -> Sequence[bytes]:
             chunks.append(b"".join(held))
             held, size = [], 0
     return [*chunks, b"".join(held)] if held else chunks
+
+
+def _stays(headers: Mapping[str, str]) -> bool:
+    """Say whether a connection can be used again; aiohttp ends it after an answer without a length, even to a HEAD."""
+    return headers.get("Connection", "").lower() != "close" and (
+        "Content-Length" in headers or "Transfer-Encoding" in headers
+    )
 
 
 async def _settled(effect: Coroutine[object, object, T]) -> T:

@@ -142,12 +142,13 @@ class Bench:
         return [self._ours(OURS, "get", before=before(OURS)), self._raw(RAW, "get", before(RAW))]
 
     def sinks(self, url: str) -> list[Contender]:
-        """Put the file into the service at `url`, which throws it away."""
+        """Put as many bytes, made up in memory, into the service at `url`, which throws them away."""
         elsewhere = {"BENCH_CONTAINER": f"{url}?sig=none"}
+        mib = str(self.file.stat().st_size >> 20)
         return [
-            self._ours(OURS, "put", str(self.file), environment=elsewhere),
-            self._ours(UNSEALED, "put", str(self.file), environment=elsewhere),
-            self._raw(RAW, "put", nothing, environment=elsewhere),
+            self._ours(OURS, "sink", mib, environment=elsewhere),
+            self._ours(UNSEALED, "sink", mib, environment=elsewhere),
+            self._python(RAW, "raw.py", ["sink", mib], nothing, nothing, elsewhere),
         ]
 
     def _empty(self, name: str, peer: Peer | None = None) -> Hook:
@@ -179,11 +180,9 @@ class Bench:
         key = str(self.folder / "key") if name == OURS else ""
         return self._python(name, "azure_ours.py", [verb, key, *arguments], before, after, environment)
 
-    def _raw(
-        self, name: str, way: str, before: Hook | None = None, *, environment: Mapping[str, str] | None = None
-    ) -> Contender:
+    def _raw(self, name: str, way: str, before: Hook | None = None) -> Contender:
         empty = self._empty(f"{name} put")
-        return self._python(name, "raw.py", [way, str(self.file)], before or empty, nothing, environment)
+        return self._python(name, "raw.py", [way, str(self.file)], before or empty, nothing, None)
 
     def _python(
         self,

@@ -32,18 +32,26 @@ CHUNK = 4 << 20
 HERE = Position(branch="1", offset=Offset(1), text="0/1")
 
 
-async def put(archive: Archive, file: Path) -> int:
-    """Keep a file as a backup of one part; return its size."""
+async def from_file(file: Path) -> AsyncIterator[bytes]:
+    """Read a file."""
+    with file.open("rb", buffering=0) as opened:
+        while chunk := await in_thread(opened.read, CHUNK):
+            yield chunk
 
-    async def chunks() -> AsyncIterator[bytes]:
-        with file.open("rb", buffering=0) as opened:
-            while chunk := await in_thread(opened.read, CHUNK):
-                yield chunk
 
+async def from_memory(mib: int) -> AsyncIterator[bytes]:
+    """Yield bytes that cannot be compressed, the same again and again; no frame sees that."""
+    chunk = os.urandom(CHUNK)
+    for _ in range(0, mib << 20, CHUNK):
+        yield chunk
+
+
+async def put(archive: Archive, chunks: AsyncIterator[bytes]) -> int:
+    """Keep bytes as a backup of one part; return how many they are."""
     now = datetime.now(UTC)
     plan = BackupPlan(id=new_id(now), target="bytes", system="files", kind="base", lineage="1", made_at=now)
     async with archive.draft(plan) as draft:
-        stored = await draft.store(Part(name="bytes", chunks=chunks()))
+        stored = await draft.store(Part(name="bytes", chunks=chunks))
         await draft.publish(Captured(begins=HERE, recovery_point=RecoveryPoint(position=HERE)))
     return stored.size
 
@@ -67,7 +75,9 @@ async def run(archive: Archive, verb: str, arguments: list[str]) -> int:
         data, bin_dir = arguments
         await restore(archive, "bench", into=postgres.PostgresDataDirectory(data, bin_dir=bin_dir, leave="running"))
     elif verb == "put":
-        return await put(archive, Path(arguments[0]))
+        return await put(archive, from_file(Path(arguments[0])))
+    elif verb == "sink":
+        return await put(archive, from_memory(int(arguments[0])))
     else:
         return await get(archive)
     return 0

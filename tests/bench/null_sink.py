@@ -2,12 +2,11 @@
 
 `python null_sink.py CERTIFICATE KEY` prints its port and serves until its standard input ends. It says 201 to Put Block
 and Put Block List, keeps what is put in one piece (records and registrations, which their writer reads back), and lists
-nothing. It checks no signature.
+nothing. Whatever part of them is asked for, they are answered whole. It checks no signature.
 """
 
 from __future__ import annotations
 
-import io
 import socket
 import ssl
 import sys
@@ -39,62 +38,78 @@ class Sink:
         if asked.get("comp") == ["list"]:
             return "200 OK", NOTHING
         if name in self.blobs:
-            return "200 OK", self.blobs[name]
+            return "206 Partial Content", self.blobs[name]
         return "404 The specified blob does not exist", b""
 
     def serve(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         """Answer the requests of one connection until it is closed."""
-        scratch = memoryview(bytearray(1 << 20))
         with context.wrap_socket(connection, server_side=True) as tls:
-            reader = tls.makefile("rb")
-            while line := reader.readline():
-                method, target, _ = line.decode("ascii").split(" ")
-                headers = read_headers(reader)
+            reader = Reader(tls)
+            while head := reader.head():
+                request, *lines = head.decode("latin-1").split("\r\n")
+                method, target, _ = request.split(" ")
+                headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
                 if headers.get("expect", "").lower() == "100-continue":
                     tls.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-                body = read_body(reader, headers, scratch)
-                status, content = self.answer(method, target, body)
+                status, content = self.answer(method, target, reader.body(headers))
                 tls.sendall(written(status, content, method))
 
 
-def read_headers(reader: io.BufferedReader) -> dict[str, str]:
-    """Read the lines up to the empty one."""
-    headers = {}
-    while (line := reader.readline().strip()) != b"":
-        name, _, value = line.decode("latin-1").partition(":")
-        headers[name.lower()] = value.strip()
-    return headers
+@define
+class Reader:
+    """Reads requests; what it need not keep it reads over and over into the same memory."""
 
+    tls: ssl.SSLSocket
+    held: bytes = b""
+    scratch: bytearray = field(factory=lambda: bytearray(1 << 14))
 
-def read_body(reader: io.BufferedReader, headers: Mapping[str, str], scratch: memoryview) -> bytes:
-    """Read the body; a large one is thrown away piece by piece."""
-    if headers.get("transfer-encoding", "").lower() == "chunked":
+    def head(self) -> bytes:
+        """Return a request's first line and its headers, nothing once the sender is gone."""
+        return self._until(b"\r\n\r\n")
+
+    def body(self, headers: Mapping[str, str]) -> bytes:
+        """Read the body; nothing is kept of a large one."""
+        if headers.get("transfer-encoding", "").lower() != "chunked":
+            return self._take(int(headers.get("content-length", "0")))
         kept = b""
-        while length := int(reader.readline().split(b";")[0], 16):
-            kept += skip(reader, length, scratch)
-            reader.readline()
-        reader.readline()
+        while length := int(self._until(b"\r\n").split(b";")[0], 16):
+            kept += self._take(length)
+            self._until(b"\r\n")
+        self._until(b"\r\n")
         return kept
-    return skip(reader, int(headers.get("content-length", "0")), scratch)
 
+    def _until(self, mark: bytes) -> bytes:
+        while mark not in self.held:
+            more = self.tls.read(1 << 14)
+            if not more:
+                return b""
+            self.held += more
+        found, _, self.held = self.held.partition(mark)
+        return found
 
-def skip(reader: io.BufferedReader, length: int, scratch: memoryview) -> bytes:
-    """Read so many bytes and return them, or nothing if there are too many to keep."""
-    if length <= KEPT:
-        return reader.read(length)
-    left = length
-    while left:
-        count = reader.readinto1(scratch[: min(left, len(scratch))])
-        if not count:
-            raise EOFError("the sender is gone")
-        left -= count
-    return b""
+    def _take(self, length: int) -> bytes:
+        begun, self.held = self.held[:length], self.held[length:]
+        if length <= KEPT:
+            while len(begun) < length:
+                more = self.tls.read(length - len(begun))
+                if not more:
+                    raise EOFError("the sender is gone")
+                begun += more
+            return begun
+        left = length - len(begun)
+        while left:
+            count = self.tls.recv_into(self.scratch, min(left, len(self.scratch)))
+            if not count:
+                raise EOFError("the sender is gone")
+            left -= count
+        return b""
 
 
 def written(status: str, content: bytes, method: str) -> bytes:
     """Return an answer as bytes, with the headers that a blob service never leaves out."""
     head = (
-        f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\nDate: {formatdate(usegmt=True)}\r\n"
+        f"HTTP/1.1 {status}\r\nContent-Length: {len(content)}\r\n"
+        f"Content-Range: bytes 0-{len(content) - 1}/{len(content)}\r\nDate: {formatdate(usegmt=True)}\r\n"
         f'Last-Modified: {formatdate(usegmt=True)}\r\nETag: "0x1"\r\nx-ms-version: 2021-12-02\r\n'
         "x-ms-request-id: 0\r\nx-ms-request-server-encrypted: true\r\nx-ms-blob-type: BlockBlob\r\n"
         "Content-Type: application/xml\r\n\r\n"

@@ -1,7 +1,8 @@
-"""Plain transfers of one file into a container and back, without us: what the service and the client's TLS allow.
+"""Plain transfers into a container and back, without us: what the service and the client's TLS allow.
 
-`python raw.py REPORT CA WAY FILE`: WAY is put or get (aiohttp: Put Block and Put Block List, ranges) or upload_blob
-(the SDK, as its documentation shows it). The container's URL, with a SAS, comes in the environment as BENCH_CONTAINER.
+`python raw.py REPORT CA WAY WHAT`: WAY is put or get of a file (aiohttp: Put Block and Put Block List, ranges),
+upload_blob of it (the SDK, as its documentation shows it), or sink: aiohttp puts WHAT MiB that it makes up itself. The
+container's URL, with a SAS, comes in the environment as BENCH_CONTAINER.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import ssl
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -32,19 +34,19 @@ class Blob:
         path, _, sas = container.partition("?")
         self.url = f"{path}/{name}?{sas}"
 
-    async def put(self, file: Path) -> None:
-        """Write a file as a blob, some blocks at once."""
-        names = [base64.b64encode(b"%08d" % n).decode() for n in range(-(-file.stat().st_size // BLOCK))]
+    async def put(self, size: int, read: Callable[[int], Awaitable[bytes]]) -> None:
+        """Write `size` bytes as a blob, some blocks at once; `read` returns the block that begins at a place."""
+        names = [base64.b64encode(b"%08d" % n).decode() for n in range(-(-size // BLOCK))]
         waiting = list(enumerate(names))[::-1]
-        await asyncio.gather(*(self._put_blocks(file, waiting) for _ in range(AT_ONCE)))
+        await asyncio.gather(*(self._put_blocks(read, waiting) for _ in range(AT_ONCE)))
         listed = XML.format("".join(f"<Latest>{name}</Latest>" for name in names))
         async with self.session.put(f"{self.url}&comp=blocklist", data=listed.encode(), headers=VERSION) as answer:
             await expect(answer, 201)
 
-    async def _put_blocks(self, file: Path, waiting: list[tuple[int, str]]) -> None:
+    async def _put_blocks(self, read: Callable[[int], Awaitable[bytes]], waiting: list[tuple[int, str]]) -> None:
         while waiting:
             number, name = waiting.pop()
-            block = await asyncio.to_thread(read, file, number * BLOCK)
+            block = await read(number * BLOCK)
             target = f"{self.url}&comp=block&blockid={name.replace('=', '%3D').replace('+', '%2B')}"
             async with self.session.put(target, data=block, headers=VERSION) as answer:
                 await expect(answer, 201)
@@ -67,11 +69,25 @@ class Blob:
                 await answer.read()
 
 
-def read(file: Path, begin: int) -> bytes:
-    """Read one block of a file."""
-    with file.open("rb", buffering=0) as opened:
-        opened.seek(begin)
-        return opened.read(BLOCK)
+def from_file(file: Path) -> Callable[[int], Awaitable[bytes]]:
+    """Read the blocks of a file."""
+
+    def read(begin: int) -> bytes:
+        with file.open("rb", buffering=0) as opened:
+            opened.seek(begin)
+            return opened.read(BLOCK)
+
+    return lambda begin: asyncio.to_thread(read, begin)
+
+
+def from_memory() -> Callable[[int], Awaitable[bytes]]:
+    """Give the same block again and again."""
+    block = os.urandom(BLOCK)
+
+    async def read(begin: int) -> bytes:
+        return block
+
+    return read
 
 
 async def expect(answer: aiohttp.ClientResponse, status: int) -> None:
@@ -80,30 +96,34 @@ async def expect(answer: aiohttp.ClientResponse, status: int) -> None:
         raise RuntimeError(f"the service answered {answer.status}: {(await answer.read())[:500]!r}")
 
 
-async def by_hand(way: str, file: Path, container: str, ca: str) -> None:
-    """Move the file with aiohttp."""
+async def by_hand(way: str, what: str, container: str, ca: str) -> int:
+    """Move bytes with aiohttp; return how many."""
     connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=ca), limit=AT_ONCE)
     async with aiohttp.ClientSession(connector=connector) as session:
         blob = Blob(session, container, "raw")
-        await (blob.put(file) if way == "put" else blob.get())
+        if way == "get":
+            return await blob.get()
+        size = int(what) << 20 if way == "sink" else Path(what).stat().st_size
+        await blob.put(size, from_memory() if way == "sink" else from_file(Path(what)))
+        return size
 
 
-def by_the_sdk(file: Path, container: str, ca: str) -> None:
-    """Move the file with upload_blob."""
+def by_the_sdk(file: Path, container: str, ca: str) -> int:
+    """Move a file with upload_blob; return its size."""
     client = ContainerClient.from_container_url(container, connection_verify=ca, max_block_size=BLOCK)
     with file.open("rb") as opened:
         client.upload_blob("sdk", opened, overwrite=True, max_concurrency=AT_ONCE)
+    return file.stat().st_size
 
 
-def main(report: str, ca: str, way: str, name: str) -> None:
-    """Move one file and write to the report how many bytes a second that were."""
-    container, file = os.environ["BENCH_CONTAINER"], Path(name)
-    began = time.monotonic()
+def main(report: str, ca: str, way: str, what: str) -> None:
+    """Move bytes and write to the report how many a second that were."""
+    container, began = os.environ["BENCH_CONTAINER"], time.monotonic()
     if way == "upload_blob":
-        by_the_sdk(file, container, ca)
+        moved = by_the_sdk(Path(what), container, ca)
     else:
-        asyncio.run(by_hand(way, file, container, ca))
-    Path(report).write_text(json.dumps({"mb_s": file.stat().st_size / (time.monotonic() - began) / 1e6}))
+        moved = asyncio.run(by_hand(way, what, container, ca))
+    Path(report).write_text(json.dumps({"mb_s": moved / (time.monotonic() - began) / 1e6}))
 
 
 if __name__ == "__main__":

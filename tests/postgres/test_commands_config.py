@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from resilience import Archive
 from resilience.commands import archive_command, postgresql_conf, restore_command
 from resilience.commands.config import load
 from resilience.commands.wal import main
+from resilience.keys import KeyFile
 from resilience.model.errors import Corrupt, Refused, Unsupported
 from resilience.postgres.directory import PostgresDataDirectory
 from resilience.postgres.wal.header import read_control, read_header
@@ -40,6 +42,8 @@ def written(folder: Path, text: str, *, mode: int = 0o644) -> Path:
         ('target = "orders"\ndirectory = "/b"\nidle = "long"', "idle"),
         ('target = "orders"\ndirectory = "/b"\nahead = -1', "ahead"),
         ('target = 7\ndirectory = "/b"', "target"),
+        ('target = "orders"\ndirectory = "/b"\nkey_file = "key"', "has to be a full path"),
+        ('target = "orders"\narchive = "a:b"\nkey_file = "/key"', "key_file goes with directory"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -78,6 +82,27 @@ def test_an_archive_is_a_folder_or_what_a_function_returns(tmp_path: Path) -> No
         path = written(tmp_path, f'target = "orders"\narchive = "{wrong}"')
         with pytest.raises(Refused, match="cannot be had"):
             load(path).archiver()
+
+
+def test_an_archive_is_sealed_with_the_key_that_is_named(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    text = f'target = "orders"\ndirectory = "{tmp_path}/backups"\nkey_file = "{tmp_path}/key"'
+    path = written(tmp_path, text)
+    with pytest.raises(Refused, match=f"{tmp_path}/key: it cannot be read"):
+        load(path).archiver()
+    key = KeyFile.create(tmp_path / "key")
+    archive = load(path).archiver()
+    assert isinstance(archive, Archive) and archive.key is not None and archive.key.id == key.id
+
+
+def test_nobody_waits_for_what_seals_where_nothing_is_sealed(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir()
+    path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/backups"')
+    program = (
+        "import sys; from resilience.commands.config import load; from resilience.commands import wal\n"
+        f"load({str(path)!r}).archiver(); sys.exit('cryptography' in sys.modules or 'resilience.keys' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_without_a_cluster_it_is_said_which_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,8 +112,8 @@ class Chain:
         """Say which backups are missing though nobody who has a key removed them.
 
         `found` are the digests of the backups that are there, by their ids; `named` are those that others name, with
-        who does; of `told` it was said already that they are unreadable. A witness that does not answer is a doubt about
-        no backup: a restore must not depend on it.
+        who does; of `told` it was said already that they are unreadable. A witness that does not answer is a doubt
+        about no backup: a restore must not depend on it.
         """
         known = {each: f"{by} came after it" for each, by in named.items()}
         newest, silent = max(found, default=""), list[Doubt]()

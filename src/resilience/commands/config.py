@@ -2,10 +2,11 @@
 
     target = "orders"
     directory = "/backups"                  # or: archive = "my_module:my_function", which returns an Archiver
+    key_file = "/etc/backups.key"           # seals what goes into that directory; made by KeyFile.create
     data = "/var/lib/postgresql/16/main"    # without it: the folder that PostgreSQL runs its commands in
 
-Everything else has a default; see `WalConfig`. It holds no secrets: a function finds those where it likes. It names
-code to run, so only its owner may write to it.
+Everything else has a default; see `WalConfig`. It holds no secrets: the key is in a file of its own, and a function
+finds those where it likes. It names code to run, so only its owner may write to it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from attrs import evolve, field, fields_dict, frozen
 from attrs.validators import ge, instance_of, optional
@@ -26,6 +27,9 @@ from resilience.model.errors import Refused
 from resilience.model.ids import checked_name
 from resilience.primitives import Archiver
 from resilience.stores import LocalStore
+
+if TYPE_CHECKING:
+    from resilience.keys import KeyFile
 
 SPOOL = "pg_wal/resilience"
 PATIENCE_SECONDS = 900.0
@@ -57,6 +61,7 @@ class WalConfig:
     target: str = field(validator=instance_of(str))
     directory: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     archive: str | None = field(default=None, validator=optional(instance_of(str)))
+    key_file: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     data: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     spool: Path = field(default=Path(SPOOL), converter=_path, validator=instance_of(Path))
     lineage: str | None = field(default=None, validator=optional(instance_of(str)))
@@ -86,11 +91,11 @@ class WalConfig:
         return evolve(self, data=found)
 
     def archiver(self) -> Archiver:
-        """Return the archive. Raises Refused if there is none where the file says."""
+        """Return the archive. Raises Refused if there is none where the file says, or its key cannot be read."""
         if self.directory is not None:
             if not self.directory.is_dir():
                 raise self._wrong(f"directory: {self.directory} is no folder", "make it, or mount what belongs there")
-            return Archive(LocalStore(self.directory))
+            return Archive(LocalStore(self.directory), key=self._key())
         module, _, function = (self.archive or "").partition(":")
         beside = self.path.parent  # the function may stand beside the file, where nobody else can put anything
         if str(beside) not in sys.path and not beside.stat().st_mode & 0o022:
@@ -100,6 +105,13 @@ class WalConfig:
         except (ImportError, AttributeError, ValueError) as error:
             raise self._wrong(f"archive: {self.archive!r} cannot be had: {error}", "name it module:function") from error
         return make()
+
+    def _key(self) -> KeyFile | None:
+        if self.key_file is None:
+            return None
+        from resilience.keys import KeyFile  # not to be waited for where nothing is sealed
+
+        return KeyFile(self.key_file)
 
     def _wrong(self, what: str, hint: str = "") -> Refused:
         return Refused(what, operation="read", subject=str(self.path), hint=hint)
@@ -138,7 +150,9 @@ def _checked(path: Path, stamped: tuple[int, int], written: Mapping[str, object]
         config = WalConfig(path=path, stamp=stamped, **written)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise _refused(path, str(error.args[0] if error.args else error)) from error
-    for each in (config.directory, config.data):
+    if config.key_file is not None and config.directory is None:
+        raise _refused(path, "key_file goes with directory; a function makes its archive with a key itself")
+    for each in (config.directory, config.data, config.key_file):
         if each is not None and not each.is_absolute():
             raise _refused(path, f"{each} has to be a full path")
     return config

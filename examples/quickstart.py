@@ -2,7 +2,8 @@
 
 Takes less than a minute and leaves nothing behind.
 
-`python3 noxfile.py -s quickstart` installs what this needs and runs it.
+`python3 noxfile.py -s quickstart` installs what this needs and runs it; `-- --azurite` after that keeps the backups in
+Azure Blob Storage, as its emulator plays it, instead of a folder.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from resilience.postgres import (
     PostgresTarget,
     WalArchiver,
 )
+from resilience.primitives import ObjectStore
 from resilience.progress import ProgressBar
-from resilience.stores import LocalStore
+from resilience.stores import AzureBlobStore, LocalStore
+from resilience.testing.azurite import MissingAzurite, running_azurite
 from resilience.testing.postgres import MissingServer, find_binaries, owned_folder, reachable_copy, running_server
 
 TESTBED = Path(__file__).parent.parent / ".testbed"
@@ -121,13 +124,13 @@ class Shop:
                 await asyncio.sleep(PAUSE_SECONDS)
 
 
-async def tour(folder: Path, bin_dir: Path, orders: int) -> None:
-    """Take the tour, with everything in `folder`."""
+async def tour(folder: Path, bin_dir: Path, orders: int, store: ObjectStore) -> None:
+    """Take the tour, with the servers in `folder` and the backups in `store`."""
     print("Starting a server and loading a shop, which takes the longest:")
     with running_server(folder / "production", bin_dir) as server:
         server.psql(SHOP.format(orders=orders))
         print(f"PostgreSQL {server.psql('show server_version')} with {orders:,} orders, and customers keep coming.")
-        archive, shop = Archive(LocalStore(folder / "backups")), Shop(server.uri(), sold=orders)
+        archive, shop = Archive(store), Shop(server.uri(), sold=orders)
 
         print("\nArchiving its WAL from now on, and backing it up over the network, while it sells:")
         archiver = WalArchiver("shop", dsn=server.dsn("backup"), archive=archive, interval=INTERVAL_SECONDS)
@@ -171,6 +174,22 @@ Every order that was confirmed by then is back: {after.orders:,} orders, without
 """)
 
 
+@asynccontextmanager
+async def kept(folder: Path, azurite: bool) -> AsyncIterator[ObjectStore]:
+    """Give a store: a folder, or a container of Azure Blob Storage in an emulator over TLS."""
+    if not azurite:
+        yield LocalStore(folder / "backups")
+        return
+    with running_azurite(TESTBED) as emulator:
+        emulator.create_container("backups")
+        connection = emulator.connection_string()
+        async with AzureBlobStore.from_connection_string(
+            connection, "backups", ssl_context=emulator.trusted()
+        ) as store:
+            print(f"The backups are kept at {store.container_url}.")
+            yield store
+
+
 async def books(dsn: str) -> Books:
     """Look into the table of orders."""
     async with connected(dsn) as connection:
@@ -203,17 +222,26 @@ def programs(folder: Path) -> Path:
     sys.exit("There is no PostgreSQL here: `python3 noxfile.py -s quickstart` brings one.")
 
 
+async def run(folder: Path, orders: int, azurite: bool) -> None:
+    """Take the tour with a store of that kind."""
+    async with kept(folder, azurite) as store:
+        await tour(folder, programs(folder), orders, store)
+
+
 def main() -> None:
     """Make room, take the tour, clean up."""
     parser = argparse.ArgumentParser(description="Archive a PostgreSQL, lose its orders, go back to the moment before.")
     parser.add_argument("--orders", type=int, default=ORDERS, help="rows to load (default: %(default)s)")
+    parser.add_argument("--azurite", action="store_true", help="keep the backups in Azure Blob Storage's emulator")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="resilience-quickstart-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            asyncio.run(tour(folder, programs(folder), arguments.orders))
+            asyncio.run(run(folder, arguments.orders, arguments.azurite))
+        except MissingAzurite:
+            sys.exit("There is no Azurite here: `python3 noxfile.py -s quickstart -- --azurite` brings one.")
         except ResilienceError as error:
             sys.exit(str(error))
         except KeyboardInterrupt:

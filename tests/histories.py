@@ -27,7 +27,7 @@ def said(minutes: float) -> str:
 
 @define
 class History:
-    """Writes the minute into the value `minute`, and ships it; the archive's clock is the target's."""
+    """Writes the minute into the value `minute`, and ships it; the archive's and the store's clock is the target's."""
 
     lineage: str = LINEAGE
     now: float = 0
@@ -35,7 +35,7 @@ class History:
     target: MemoryTarget = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.archive = Archive(MemoryStore(), workers=1, clock=lambda: at(self.now))
+        self.archive = Archive(MemoryStore(clock=lambda: at(self.now)), workers=1, clock=lambda: at(self.now))
         self.target = MemoryTarget("orders", {"minute": b"none"}, lineage=self.lineage)
 
     async def write(self, *minutes: float, target: MemoryTarget | None = None, ship: bool = True) -> None:

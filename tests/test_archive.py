@@ -50,7 +50,7 @@ class TestArchiveInMemory(ArchiverSuite):
 
     async def remains(self, archive: Archiver, of: BackupPlan) -> int:
         infos = await listed(store_of(archive), f"{of.system}/{of.target}/")
-        return sum(of.id in info.key and "/runs/" not in info.key for info in infos)
+        return sum(of.id in info.key and "/runs/" not in info.key and "/retired/" not in info.key for info in infos)
 
     async def damage(self, archive: Archiver, manifest: Manifest, part: str) -> str:
         store, key = store_of(archive), manifest.part(part).objects[-1].key
@@ -188,6 +188,7 @@ async def test_run_records_say_what_happened() -> None:
         "actor": "",
         "id": manifest.id,
         "kind": "base",
+        "parent": None,
         "reason": "",
         "started_at": "2026-11-21T20:31:00Z",
         "system": "memory",

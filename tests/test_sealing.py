@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from resilience import Archive
-from resilience.archive import layout
 from resilience.keys import KeyFile
-from resilience.model.plans import BackupPlan
 from resilience.primitives import Archiver
 from resilience.stores import MemoryStore
 
@@ -32,11 +30,6 @@ class TestSealedArchive(ArchiveInMemory):
     def again(self, archive: Archiver) -> Archiver:
         assert isinstance(archive, Archive)
         return small_archive(store_of(archive), key=archive.key)
-
-    async def remains(self, archive: Archiver, of: BackupPlan) -> int:
-        retired = layout.retired(of.system, of.target, of.id)
-        record = await store_of(archive).stat(retired)
-        return await super().remains(archive, of) - (record is not None)
 
 
 class TestSealedLog(LogInMemory):

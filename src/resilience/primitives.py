@@ -6,7 +6,7 @@ which every implementation has to pass. `Opened[T]` is something to be used in `
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -24,7 +24,9 @@ from .model.moments import aware
 from .model.objectives import Objective
 from .model.plans import BackupPlan, RestorePlan
 from .model.positions import RecoveryPoint
+from .model.pruning import LogTrim, Removed
 from .model.retention import Tier
+from .model.stock import ArchiveFacts, BackupObjects
 
 T_co = TypeVar("T_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -123,6 +125,8 @@ class Archiver(Protocol):
     - `log` is the log of one lineage of a target, empty or not; `lineages` are those that have one.
     - `offline` are the objects of a backup that lie in a tier that cannot be read and have no readable copy yet;
       `rehydrate` begins to make one readable, if that has not begun, and returns whether it is.
+    - `survey` looks at all that lies there of a target and writes nothing. `pruning` removes of it, `actor` for a
+      `reason`; it leaves a run record, and what it may remove it is told piece by piece.
     - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
     """
 
@@ -134,8 +138,33 @@ class Archiver(Protocol):
     async def lineages(self, target: str) -> tuple[str, ...]: ...
     def offline(self, manifest: Manifest) -> AsyncIterator[ObjectInfo]: ...
     async def rehydrate(self, key: str, *, urgent: bool = False) -> bool: ...
+    async def survey(self, target: str) -> ArchiveFacts: ...
+    def pruning(self, target: str, *, id: str, actor: str = "", reason: str = "") -> Opened[Pruning]: ...
     async def remember(self, measured: RestoreMeasured) -> None: ...
     async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]: ...
+
+
+class Pruning(Protocol):
+    """Removes what it is told from an archive, of one target.
+
+    - An object that the store does not let go is told as held, and the others go all the same. Every method may be
+      repeated after an interruption. Cancelled: every object is there or gone.
+    - `now` is when it began, by the store's clock; `added` are the backups that have appeared beside those
+      that are `known`; it raises as `Archiver.manifests` does.
+    - `retire` removes the manifest first, after a record that it was removed on purpose. While the manifest is held
+      nothing else of the backup is touched: it is not gone.
+    - `abandon` removes objects that no manifest names. Unless they are of a retired backup it does nothing if one was
+      written after `quiet`, and first ends the run, so that it can no longer publish.
+    - `trim` removes from a log what lies wholly within the stretches of a trim, or was written before its time; slices
+      only where a whole segment has them.
+    """
+
+    @property
+    def now(self) -> datetime: ...
+    async def added(self, known: Collection[str]) -> tuple[Manifest, ...]: ...
+    async def retire(self, manifest: Manifest) -> Removed: ...
+    async def abandon(self, leftover: BackupObjects, *, quiet: datetime) -> Removed: ...
+    async def trim(self, trim: LogTrim) -> Removed: ...
 
 
 class Log(Protocol):
@@ -211,12 +240,16 @@ class Validator(Protocol[S_contra]):
 
 @frozen(kw_only=True)
 class ObjectInfo:
-    """What a store knows of one object; `tier` is None where there is one only, or the default one holds."""
+    """What a store knows of one object; `tier` is None where there is one only, or the default one holds.
+
+    `held` says why it cannot be removed (a legal hold, immutability); empty if the store does not say.
+    """
 
     key: str
     size: int
     modified: datetime = field(validator=aware)
     tier: Tier | None = None
+    held: str = ""
 
 
 class KeyEncryptionKey(Protocol):

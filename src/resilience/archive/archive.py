@@ -19,6 +19,7 @@ from resilience.model.errors import (
     Corrupt,
     KeyMissing,
     ManifestInvalid,
+    NoBackup,
     Refused,
     SealBroken,
     Unsupported,
@@ -30,6 +31,7 @@ from resilience.model.manifests import Manifest, Predecessor, Sealing
 from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
+from resilience.model.stock import ArchiveFacts
 from resilience.planning.chains import refuse_to_orphan
 from resilience.primitives import KeyEncryptionKey, ObjectInfo, ObjectStore
 from resilience.streams.frames import FRAME_SIZE, Compressor
@@ -43,9 +45,11 @@ from .keys import DataKey, Keyring
 from .log import ArchiveLog
 from .offline import made_readable, unreadable
 from .packing import Packing
+from .pruning import Pruning
 from .reading import Reader
 from .records import Records, unsealed
 from .small import whole
+from .stocktaking import Stock
 from .writing import Writer
 
 OBJECT_SIZE = 64 << 20
@@ -169,22 +173,16 @@ class Archive:
                 sealer=None if key is None else lambda part: _sealer(key, place, part.name, part.number),
             )
 
-    async def retire(self, manifest: Manifest) -> None:
+    async def retire(self, manifest: Manifest, *, actor: str = "", reason: str = "") -> None:
         """Remove a backup: its manifest first, then its objects. May be repeated after an interruption.
 
-        Raises Refused, naming them, while there are backups that build on it: they go first.
+        Raises Refused, naming them, while there are backups that build on it: they go first; and for an object that
+        the store does not let go, when the others are gone. While that is the manifest nothing is.
         """
         refuse_to_orphan(manifest, [each async for each in self.manifests(manifest.target)])
-        if manifest.sealing is not None:
-            await self._chain(manifest.system, manifest.target).retired(manifest)
-        await self.store.delete(layout.manifest(manifest.system, manifest.target, manifest.id))
-        prefixes = [layout.backup(manifest.system, manifest.target, manifest.kind, manifest.id)]
-        if manifest.sealing is not None:
-            prefixes.append(layout.data_key(manifest.system, manifest.target, manifest.sealing.key))
-        for prefix in prefixes:
-            async with closing(self.store.list(prefix)) as infos:
-                async for info in infos:
-                    await self.store.delete(info.key)
+        pruning = self._pruning(manifest.system, manifest.target, actor=actor, reason=reason)
+        for held in (await pruning.retire(manifest)).held:
+            raise Refused(held.why, operation="retire", subject=held.key)
 
     async def rewrap(self, target: str) -> tuple[str, ...]:
         """Wrap every data key of a target with `key` too; return the names of those that were not yet.
@@ -194,6 +192,48 @@ class Archive:
         """
         system = await self._system_of(target)
         return () if system is None else tuple([name async for name in self._keyring.rewrap(system, target)])
+
+    async def survey(self, target: str) -> ArchiveFacts:
+        """Look at all that lies there of a target; see `Archiver.survey`. Of a log only its records are read.
+
+        Raises ManifestInvalid or SealBroken if a record of a log is damaged.
+        """
+        system = await self._system_of(target)
+        if system is None:
+            return ArchiveFacts(target=target, system="")
+        stock, records = Stock(store=self.store, system=system, target=target), self._records(system, target)
+        await stock.take()
+        logs = []
+        for lineage in await self.lineages(target):
+            async with self.log(target, system=system, lineage=lineage) as log:
+                logs.append(await stock.log(await log.survey(), records))
+        backups = await stock.backups(records)
+        return ArchiveFacts(target=target, system=system, backups=backups, logs=tuple(logs))
+
+    @asynccontextmanager
+    async def pruning(self, target: str, *, id: str, actor: str = "", reason: str = "") -> AsyncIterator[Pruning]:
+        """Begin to remove what a plan says; see `Archiver.pruning`. The run record is begun here and ended on leaving.
+
+        Raises NoBackup if the archive does not know the target.
+        """
+        system = await self._system_of(target)
+        if system is None:
+            raise NoBackup("the archive holds nothing of it", operation="prune", subject=target)
+        async with self._pruning(system, target, id=id, actor=actor, reason=reason).recorded() as pruning:
+            yield pruning
+
+    def _pruning(self, system: str, target: str, *, id: str = "", actor: str = "", reason: str = "") -> Pruning:
+        return Pruning(
+            store=self.store,
+            system=system,
+            target=target,
+            chain=self._chain(system, target),
+            log=lambda lineage: self.log(target, system=system, lineage=lineage),
+            clock=self.clock,
+            id=id,
+            actor=actor,
+            reason=reason,
+        )
 
     @asynccontextmanager
     async def log(self, target: str, *, system: str, lineage: str) -> AsyncIterator[ArchiveLog]:

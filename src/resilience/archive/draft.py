@@ -25,7 +25,8 @@ from .chain import Chain, digest_of
 from .writing import Writer
 
 RECORD_SECONDS = 10.0
-Outcome = Literal["succeeded", "failed", "cancelled"]
+Outcome = Literal["succeeded", "failed", "cancelled", "abandoned"]
+"""Abandoned: it was never ended, and a prune has given it up."""
 
 
 @frozen(kw_only=True)
@@ -38,6 +39,7 @@ class RunStarted:
     kind: str
     started_at: datetime = field(validator=aware)
     writer: str = WRITER
+    parent: str | None = None
     actor: str = ""
     reason: str = ""
 
@@ -78,7 +80,7 @@ class Draft:
     async def publish(self, captured: Captured) -> Manifest:
         """Write the manifest; from then on the backup exists. Cancelled: it exists whole, or not at all.
 
-        Raises Conflict if its id is taken, or what it builds on is gone.
+        Raises Conflict if its id is taken, a prune has given it up, or what it builds on is gone.
         """
         if self._publishing:
             raise ValueError("a backup is published once")
@@ -115,7 +117,15 @@ class Draft:
         return manifest
 
     async def _find_parent(self) -> None:
-        """Look whether what this backup builds on is still there: it may have been retired meanwhile."""
+        """Look whether this backup was given up, or what it builds on retired, while it was written."""
+        ended = layout.run(self.plan.system, self.plan.target, self.plan.id, "ended")
+        if await self._writer.store.stat(ended) is not None:
+            raise Conflict(
+                "nothing was written for so long that a prune has given it up",
+                operation="publish",
+                subject=self.plan.id,
+                hint="take it again",
+            )
         parent = self.plan.parent
         if parent is None:
             return
@@ -153,6 +163,7 @@ class Draft:
             system=self.plan.system,
             kind=self.plan.kind,
             started_at=self.plan.made_at,
+            parent=self.plan.parent,
             actor=self.plan.actor,
             reason=self.plan.reason,
         )

@@ -13,7 +13,7 @@
 - `<system>/<target>/gaps/<lineage>/<branch>/<begins>-<ends>.json`: a stretch that was acknowledged as lost
 - `<system>/<target>/files/<lineage>/<name>.zst`: a small file beside the log
 - `<system>/<target>/keys/<name>/<key-encryption key>.json`: a data key, wrapped
-- `<system>/<target>/retired/<id>.json`: a sealed backup that was removed by who may
+- `<system>/<target>/retired/<id>.json`: a backup that was removed by who may
 
 Offsets are 16 hexadecimal digits, `<high>` the first 8 of them. Those of watermarks, and their times, count down from
 the largest there is, so that the newest is listed first. `<block>` is the first 11 digits of `<until>`, `<period>` the
@@ -51,6 +51,16 @@ _NO_KIND = (
 )
 
 
+def everything(system: str, target: str) -> str:
+    """Return the prefix of all that an archive keeps of a target, but its registration."""
+    return _place(system, target)
+
+
+def is_kind(name: str) -> bool:
+    """Tell whether a folder of that name, below `everything(…)`, holds the objects of backups."""
+    return name not in _NO_KIND
+
+
 def registration(target: str) -> str:
     """Return the key that says which system a target's name belongs to."""
     return f"{TARGETS}{checked_name(target)}.json"
@@ -84,7 +94,7 @@ def run(system: str, target: str, backup: str, moment: str) -> str:
 
 
 def retired(system: str, target: str, backup: str) -> str:
-    """Return the key of the record that a sealed backup was removed."""
+    """Return the key of the record that a backup was removed."""
     return f"{_place(system, target)}retired/{checked_id(backup)}.json"
 
 
@@ -105,6 +115,11 @@ def wrapped_key(system: str, target: str, name: str, kek: str) -> str:
     if not _KEK.fullmatch(kek):
         raise ValueError(f"{kek!r} cannot be part of a key: the id of a key-encryption key is of a-z, 0-9, '.' and '-'")
     return f"{data_key(system, target, name)}{kek}.json"
+
+
+def backup_key(backup: str) -> str:
+    """Return the name of the data key that a backup is sealed with."""
+    return f"backup-{checked_id(backup)}"
 
 
 def wrapped(key: str) -> tuple[str, str] | None:
@@ -166,11 +181,16 @@ def gaps(system: str, target: str, lineage: str, branch: str = "") -> str:
     return f"{_place(system, target)}gaps/{checked_name(lineage)}/" + (f"{checked_name(branch)}/" if branch else "")
 
 
+def files(system: str, target: str, lineage: str) -> str:
+    """Return the prefix of the small files beside a log."""
+    return f"{_place(system, target)}files/{checked_name(lineage)}/"
+
+
 def file(system: str, target: str, lineage: str, name: str) -> str:
     """Return the key of a small file beside a log."""
     if not _FILE.fullmatch(name):
         raise ValueError(f"{name!r} is no name of a file beside a log: use letters, digits, '_', '.' and '-'")
-    return f"{_place(system, target)}files/{checked_name(lineage)}/{name}.zst"
+    return f"{files(system, target, lineage)}{name}.zst"
 
 
 def segment(begins: int, ends: int) -> str:

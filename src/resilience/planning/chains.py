@@ -33,6 +33,37 @@ def chain_of(manifest: Manifest, known: Iterable[Manifest]) -> tuple[Manifest, .
     return tuple(reversed(chain))
 
 
+def broken_chains(known: Iterable[Manifest]) -> dict[str, str]:
+    """Return the ids of all backups whose chain is not whole, and why; each backup is looked at once."""
+    by_id = {each.id: each for each in known}
+    whole: set[str] = set()
+    broken: dict[str, str] = {}
+    for each in by_id.values():
+        way: list[Manifest] = []
+        on_it: set[str] = set()
+        at, why = each, ""
+        while at.id not in whole and not why:
+            way.append(at)
+            on_it.add(at.id)
+            if at.id in broken:
+                why = broken[at.id]
+            elif at.parent is None:
+                break
+            elif at.parent not in by_id:
+                why = f"{at.id} builds on {at.parent}, which the archive does not hold"
+            elif at.parent in on_it:
+                why = f"{at.parent} builds on itself"
+            elif not _same_history(at, by_id[at.parent]):
+                why = f"{at.id} builds on {at.parent}, which is a backup of something else"
+            else:
+                at = by_id[at.parent]
+        if why:
+            broken.update(dict.fromkeys((one.id for one in way), why))
+        else:
+            whole |= on_it
+    return broken
+
+
 def children_of(manifest: Manifest, known: Iterable[Manifest]) -> tuple[Manifest, ...]:
     """Return the backups that build on one directly."""
     return tuple(each for each in known if each.parent == manifest.id)

@@ -115,7 +115,7 @@ class ArchiverSuite:
         raise NotImplementedError("override `outcome`")
 
     async def remains(self, archive: Archiver, of: BackupPlan) -> int:
-        """Count the stored objects that belong to a backup, its manifest included, run records not."""
+        """Count the stored objects that belong to a backup, its manifest included, records of what happened not."""
         raise NotImplementedError("override `remains`")
 
     async def damage(self, archive: Archiver, manifest: Manifest, part: str) -> str:

@@ -30,7 +30,7 @@ NOISE = """
 create table noise (id bigint primary key, body bytea);
 alter table noise alter body set storage external;
 insert into noise
-select n, decode((select string_agg(md5(n::text || k::text || random()::text), '') from generate_series(1, 120) k), 'hex')
+select n, decode((select string_agg(md5(n || ' ' || k || random()), '') from generate_series(1, 120) k), 'hex')
 from generate_series(1, 12000) n;
 """
 

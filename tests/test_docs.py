@@ -35,6 +35,10 @@ archive = Archive(MemoryStore())
 from datetime import UTC, datetime
 from resilience.progress import ProgressBar
 beside, moment = PostgresDataDirectory(path, bin_dir=bin_dir), datetime.now(UTC)
+import asyncio
+from azure.identity.aio import DefaultAzureCredential
+credential = DefaultAzureCredential()
+store = AzureBlobStore("https://account.blob.core.windows.net/backups", credential=credential)
 """
 
 

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resilience import reference
 from resilience.model.errors import Refused
 from resilience.model.findings import Doubt
 from resilience.model.log import Gap
@@ -572,3 +573,16 @@ def test_every_moment_of_a_window_stays_restorable_whatever_the_history(
 
     before = moments(restorable(past, past.backups, log_before, past.lost))
     assert before <= moments(restorable(past, kept, log_after, lost))
+
+
+def test_the_platforms_policy_is_what_its_objectives_promise() -> None:
+    days = {(each.system, each.kind): [keep.lasting.days for keep in each.keep] for each in reference.RETENTION.rules}
+    assert days == {
+        ("postgresql", "base"): [120],
+        ("postgresql", "incremental"): [120],
+        ("postgresql", "dump"): [120],
+        ("redis", "rdb"): [7],
+        ("mongodb", "dump"): [90],
+        ("etcd", "snapshot"): [7],
+        ("app-configuration", "snapshot"): [30],
+    }

@@ -143,6 +143,24 @@ NINETY_DAYS = RetentionPolicy(
 )
 """What the platform's rules would do if they covered everything: all of it goes through TIERS and is kept 90 days."""
 
+
+def _as_promised(system: str, kind: str, tiers: tuple[TierAt, ...]) -> RetentionRule:
+    promised = OBJECTIVES[system]
+    keep = () if promised.kept is None else (Keep(lasting=promised.kept + promised.archived),)
+    return RetentionRule(system=system, kind=kind, keep=keep, tiers=tiers)
+
+
+RETENTION = RetentionPolicy(
+    rules=(
+        *(_as_promised("postgresql", kind, TIERS) for kind in ("base", "incremental", "dump")),
+        _as_promised("redis", "rdb", TIERS[:1]),
+        _as_promised("mongodb", "dump", (TierAt(tier="cool"),)),
+        _as_promised("etcd", "snapshot", TIERS[:1]),
+        _as_promised("app-configuration", "snapshot", TIERS[:1]),
+    )
+)
+"""What the platform keeps of every kind of data, as its objectives say: PostgreSQL 30 days and 90 more in the archive."""
+
 PRICES = Prices(
     name="the platform's prices",
     day=date(2025, 1, 1),

@@ -109,8 +109,11 @@ class WalConfig:
     def _key(self) -> KeyFile | None:
         if self.key_file is None:
             return None
-        from resilience.keys import KeyFile  # not to be waited for where nothing is sealed
-
+        try:
+            from resilience.keys import KeyFile  # not to be waited for where nothing is sealed
+        except ImportError as error:
+            text = "key_file: sealing needs the package cryptography"
+            raise self._wrong(text, "install resilience[sealing] into the Python that runs this") from error
         return KeyFile(self.key_file)
 
     def _wrong(self, what: str, hint: str = "") -> Refused:

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("attr", "attrs", "backports.zstd", "msgspec", "tenacity", "resilience")
+SEALING = ("cryptography", "_cffi_backend")
+"""What is copied if it is installed."""
 UNWANTED = ("site-packages", "test", "idlelib", "tkinter", "lib2to3", "ensurepip", "turtledemo", "config-*")
 
 
@@ -36,8 +38,14 @@ def _copy_python(folder: Path) -> None:
         shutil.copy(shared, folder / "lib")
     (folder / "bin").mkdir()
     shutil.copy(Path(sys.executable).resolve(), folder / "bin/python")
-    for name in PACKAGES:
+    for name in (*PACKAGES, *SEALING):
         spec = find_spec(name)
+        if (spec is None or spec.origin is None) and name in SEALING:
+            continue
         if spec is None or spec.origin is None:
             raise RuntimeError(f"{name} is not installed")
-        shutil.copytree(Path(spec.origin).parent, library / "site-packages" / name.replace(".", "/"))
+        origin, packages = Path(spec.origin), library / "site-packages"
+        if spec.submodule_search_locations is None:
+            shutil.copy(origin, packages)
+        else:
+            shutil.copytree(origin.parent, packages / name.replace(".", "/"))

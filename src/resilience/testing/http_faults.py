@@ -58,13 +58,16 @@ def times(number: int, fault: Fault, *, when: Callable[[web.BaseRequest], bool] 
 class HttpProxy:
     """Forwards to the server at `to`, a URL without a path; `script` says what happens to a request.
 
-    `asked` are the requests that came, as `METHOD path?query`. It listens at `url`, on the loopback.
+    `asked` are the requests that came, as `METHOD path?query`, `at_once` how many there were at once at the most. It
+    listens at `url`, on the loopback.
     """
 
     to: str
     script: Script = nothing
     port: int = field(factory=free_port, kw_only=True)
     asked: list[str] = field(factory=list, init=False)
+    at_once: int = field(default=0, init=False)
+    _busy: int = field(default=0, init=False)
     _session: aiohttp.ClientSession | None = field(default=None, init=False, repr=False)
 
     @property
@@ -101,9 +104,15 @@ class HttpProxy:
         return None
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
-        asked = request if isinstance(request, web.BaseRequest) else request.clone()
-        self.asked.append(f"{asked.method} {asked.raw_path}")
-        fault = self.script(asked) or Fault()
+        self.asked.append(f"{request.method} {request.raw_path}")
+        self._busy += 1
+        self.at_once = max(self.at_once, self._busy)
+        try:
+            return await self._told(request, self.script(request) or Fault())
+        finally:
+            self._busy -= 1
+
+    async def _told(self, request: web.BaseRequest, fault: Fault) -> web.StreamResponse:
         await asyncio.sleep(fault.delay)
         if fault.status:
             async for _ in request.content.iter_chunked(PIECE):

@@ -15,7 +15,7 @@ from resilience.model.errors import Refused
 from resilience.model.prices import AZURE_2024, Redundancy
 from resilience.model.retention import Keep, RetentionPolicy, RetentionRule, Tier, TierAt
 from resilience.reference import LOAD, NINETY_DAYS, TIERS
-from resilience.render import Lifecycle, lifecycle_rules
+from resilience.render import Lifecycle, lifecycle_rules, upload_tiers
 from resilience.render.lifecycle import KINDS, PLACES, REHYDRATED
 from resilience.stores import azure_blob
 
@@ -269,3 +269,17 @@ def test_it_shows_every_place_in_words() -> None:
         "previous versions are kept until 120 days after it was written"
     ) in text
     assert "postgresql/orders/history/: written to hot; nobody removes it; previous versions are kept for ever" in text
+
+
+def test_the_tier_that_is_written_to_is_the_policys_first() -> None:
+    policy = RetentionPolicy(
+        rules=(rule("mongodb", "dump", at("cool", 0)), rule("postgresql", "base", *TIERS)), log_tiers=(at("cold", 0),)
+    )
+    assert upload_tiers(policy, targets={"orders": "postgresql", "logs": "mongodb"}) == {
+        "mongodb/logs/dump/": "cool",
+        "mongodb/logs/log/": "cold",
+        "postgresql/orders/base/": "hot",
+        "postgresql/orders/log/": "cold",
+    }
+    with pytest.raises(Refused, match="cannot be verified"):
+        upload_tiers(RetentionPolicy(rules=(rule("redis", "rdb", at("archive", 0)),)), targets={"cache": "redis"})

@@ -25,7 +25,7 @@ from resilience.model.ids import checked_name
 from resilience.model.json import Json
 from resilience.model.loads import DAY, Load
 from resilience.model.prices import MINIMUM_DAYS, Prices, Redundancy
-from resilience.model.retention import RetentionPolicy, RetentionRule, TierAt
+from resilience.model.retention import RetentionPolicy, RetentionRule, Tier, TierAt
 from resilience.model.show import Shown
 from resilience.planning.cost import estimate_cost, stays
 
@@ -146,6 +146,24 @@ def lifecycle_rules(
         *_unruled(policy, targets),
     ]
     return Lifecycle(rules=rules, places=tuple(places), findings=(*findings, _DAILY))
+
+
+def upload_tiers(policy: RetentionPolicy, *, targets: Mapping[str, str]) -> dict[str, Tier]:
+    """Return the tier that objects are written to, by the prefix of their keys: what `AzureBlobStore(tiers=…)` takes.
+
+    Records are not in it: they are written to the account's default, which should be Hot. Raises Refused for a policy
+    that writes to Archive.
+    """
+    found: dict[str, Tier] = {}
+    for target, system in sorted(targets.items()):
+        root = f"{checked_name(system)}/{checked_name(target)}/"
+        for rule in policy.rules:
+            if rule.system == system:
+                check_tiers(rule.tiers, f"{system} {rule.kind}", "LRS")
+                found[f"{root}{rule.kind}/"] = rule.tiers[0].tier
+        check_log(policy.log_tiers, "LRS")
+        found[f"{root}log/"] = policy.log_tiers[0].tier
+    return found
 
 
 _DAILY = Finding(

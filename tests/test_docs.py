@@ -19,6 +19,7 @@ from resilience.archive.entries import Head
 from resilience.model import errors
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import FORMAT, Manifest, StoredObject, StoredPart
+from resilience.stores import MemoryStore
 
 from .conftest import NewServer
 
@@ -86,6 +87,7 @@ async def test_the_readmes_code_runs(
         "other": other.dsn(),
         "path": tmp_owned / "data",
         "bin_dir": origin.bin_dir,
+        "store": MemoryStore(),
         "print": lambda *values: printed.extend(map(str, values)),
     }
     printed: list[str] = []
@@ -93,13 +95,14 @@ async def test_the_readmes_code_runs(
         program = compiled(code)
         assert program.co_flags & CO_COROUTINE
         await eval(program, names)  # noqa: S307  # our own README
-    backed_up, verified, archiving, covered, diagnosed, planned = printed
+    backed_up, verified, archiving, covered, diagnosed, planned, kept = printed
     assert backed_up.startswith("backed up orders as")
     assert "passed, level L1" in verified
     assert archiving.startswith("orders: connected")
     assert covered.startswith("orders: from ")
     assert diagnosed.startswith("orders: ")
     assert planned.startswith("restore orders to the latest moment")
+    assert "nothing" in kept
     assert (tmp_owned / "data" / "PG_VERSION").read_text() == "17\n"
     assert other.psql("select id from orders") == "7"
 

@@ -20,16 +20,20 @@ if TYPE_CHECKING:
         DestinationNotEmpty,
         DiskTooSmall,
         Interrupted,
+        KeyMissing,
         LineageBroken,
         LogGap,
         ManifestInvalid,
         NoBackup,
         NotIncremental,
         NotRecoverable,
+        NotRehydrated,
         ObjectMissing,
         Refused,
         ResilienceError,
+        SealBroken,
         StorageFailed,
+        Throttled,
         TimedOut,
         Unavailable,
         Unreachable,
@@ -42,15 +46,20 @@ if TYPE_CHECKING:
     from .model.objectives import Objective
     from .model.plans import RestorePlan
     from .model.positions import Position, RecoveryPoint
+    from .model.pruning import PrunePlan, PruneReport
     from .model.reports import BackupReport, Coverage, RestorableMoment, RestoreReport
+    from .model.retention import Keep, RetentionPolicy, RetentionRule
     from .model.targets import RecoveryTarget
     from .operations.backup import backup
     from .operations.coverage import coverage
     from .operations.doctor import doctor
     from .operations.plan import plan_restore
+    from .operations.prune import plan_prune, prune
+    from .operations.rehydrate import rehydrate
     from .operations.restore import restore
     from .operations.verify import verify
-    from .primitives import Archiver, BackupTarget, ObjectStore, RestoreDestination, Validator
+    from .planning.cost import estimate_cost
+    from .primitives import Archiver, BackupTarget, KeyEncryptionKey, ObjectStore, RestoreDestination, Validator
     from .version import VERSION as __version__  # noqa: N811  # the name that everybody expects
 
 __all__ = [
@@ -69,6 +78,9 @@ __all__ = [
     "Event",
     "Finding",
     "Interrupted",
+    "Keep",
+    "KeyEncryptionKey",
+    "KeyMissing",
     "Level",
     "LineageBroken",
     "LogGap",
@@ -77,11 +89,14 @@ __all__ = [
     "NoBackup",
     "NotIncremental",
     "NotRecoverable",
+    "NotRehydrated",
     "ObjectMissing",
     "ObjectStore",
     "Objective",
     "Observer",
     "Position",
+    "PrunePlan",
+    "PruneReport",
     "RecoveryPoint",
     "RecoveryTarget",
     "Refused",
@@ -90,7 +105,11 @@ __all__ = [
     "RestoreDestination",
     "RestorePlan",
     "RestoreReport",
+    "RetentionPolicy",
+    "RetentionRule",
+    "SealBroken",
     "StorageFailed",
+    "Throttled",
     "TimedOut",
     "Unavailable",
     "Unreachable",
@@ -102,7 +121,11 @@ __all__ = [
     "backup",
     "coverage",
     "doctor",
+    "estimate_cost",
+    "plan_prune",
     "plan_restore",
+    "prune",
+    "rehydrate",
     "restore",
     "verify",
 ]
@@ -116,15 +139,20 @@ _ROOMS = {
     "model.objectives": ["Objective"],
     "model.plans": ["RestorePlan"],
     "model.positions": ["Position", "RecoveryPoint"],
+    "model.pruning": ["PrunePlan", "PruneReport"],
     "model.reports": ["BackupReport", "Coverage", "RestorableMoment", "RestoreReport"],
+    "model.retention": ["Keep", "RetentionPolicy", "RetentionRule"],
     "model.targets": ["RecoveryTarget"],
     "operations.backup": ["backup"],
     "operations.coverage": ["coverage"],
     "operations.doctor": ["doctor"],
     "operations.plan": ["plan_restore"],
+    "operations.prune": ["plan_prune", "prune"],
+    "operations.rehydrate": ["rehydrate"],
     "operations.restore": ["restore"],
     "operations.verify": ["verify"],
-    "primitives": ["Archiver", "BackupTarget", "ObjectStore", "RestoreDestination", "Validator"],
+    "planning.cost": ["estimate_cost"],
+    "primitives": ["Archiver", "BackupTarget", "KeyEncryptionKey", "ObjectStore", "RestoreDestination", "Validator"],
 }
 
 

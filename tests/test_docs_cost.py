@@ -11,10 +11,9 @@ from resilience.model.loads import Load, LogLoad
 from resilience.model.prices import AZURE_2024, GB
 from resilience.model.retention import RetentionPolicy
 from resilience.planning.cost import estimate_cost
-from resilience.reference import COLD, LOAD, NINETY_DAYS, PRICES
+from resilience.reference import COLD, LOAD, NINETY_DAYS, PRICES, RETENTION
 
 from .test_docs import ROOT, rows
-from .test_planning_cost import as_promised
 
 DOCUMENT = ROOT / "docs" / "cost.md"
 DUMPS = evolve(
@@ -24,7 +23,7 @@ IN_COLD = RetentionPolicy(rules=tuple(evolve(rule, tiers=COLD) for rule in NINET
 MEANT = (
     (NINETY_DAYS, LOAD, PRICES.at_rest),
     (NINETY_DAYS, LOAD, PRICES),
-    (as_promised(), LOAD, PRICES),
+    (RETENTION, LOAD, PRICES),
     (NINETY_DAYS, DUMPS, PRICES.at_rest),
     (NINETY_DAYS, LOAD, AZURE_2024),
     (IN_COLD, LOAD, AZURE_2024),

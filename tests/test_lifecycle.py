@@ -14,7 +14,7 @@ from resilience.archive import layout
 from resilience.model.errors import Refused
 from resilience.model.prices import AZURE_2024, Redundancy
 from resilience.model.retention import Keep, RetentionPolicy, RetentionRule, Tier, TierAt
-from resilience.reference import LOAD, NINETY_DAYS, TIERS
+from resilience.reference import LOAD, NINETY_DAYS, RETENTION, TIERS
 from resilience.render import Lifecycle, lifecycle_rules, upload_tiers
 from resilience.render.lifecycle import KINDS, PLACES, REHYDRATED
 from resilience.stores import azure_blob
@@ -283,3 +283,11 @@ def test_the_tier_that_is_written_to_is_the_policys_first() -> None:
     }
     with pytest.raises(Refused, match="cannot be verified"):
         upload_tiers(RetentionPolicy(rules=(rule("redis", "rdb", at("archive", 0)),)), targets={"cache": "redis"})
+
+
+def test_the_platforms_own_retention_can_be_rendered() -> None:
+    systems = {rule.system for rule in RETENTION.rules}
+    lifecycle = rendered(RETENTION, {f"{system}-one": system for system in systems})
+    assert [each.subject for each in lifecycle.findings if each.severity == "warning"] == ["postgresql incremental"]
+    for each in RETENTION.rules:
+        assert any(place.prefix == f"{each.system}/{each.system}-one/{each.kind}/" for place in lifecycle.places)

@@ -11,7 +11,7 @@ from resilience.model.loads import BackupLoad, Load, LogLoad, RestoreLoad
 from resilience.model.prices import AZURE_2024, GB, MINIMUM_DAYS
 from resilience.model.retention import Keep, RetentionPolicy, RetentionRule, TierAt
 from resilience.planning.cost import MONTH, estimate_cost, stays, tier_at
-from resilience.reference import COLD, LOAD, NINETY_DAYS, OBJECTIVES, PRICES, TIERS, YEARLY_COST
+from resilience.reference import COLD, LOAD, NINETY_DAYS, PRICES, RETENTION, TIERS, YEARLY_COST
 
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 HOT, COOL = TierAt(tier="hot"), TierAt(tier="cool")
@@ -28,18 +28,6 @@ def rule(kind: str, days: float, *tiers: TierAt, every: timedelta | None = None,
 
 def load(size: int = GB, every: timedelta = DAY, *, kind: str = "base", builds_on: str | None = None) -> BackupLoad:
     return BackupLoad(system="postgresql", kind=kind, size=size, every=every, builds_on=builds_on)
-
-
-def as_promised() -> RetentionPolicy:
-    """What R1 promises, kind by kind: PostgreSQL 30 + 90 days, Redis 7, MongoDB 90 days and straight to Cool."""
-    rules = []
-    for each in LOAD.backups:
-        objective = OBJECTIVES[each.system]
-        assert objective.kept is not None
-        lasting = objective.kept + objective.archived
-        tiers = (COOL,) if each.system == "mongodb" else TIERS
-        rules.append(RetentionRule(system=each.system, kind=each.kind, keep=(Keep(lasting=lasting),), tiers=tiers))
-    return RetentionPolicy(rules=tuple(rules))
 
 
 def test_the_rent_of_what_lies_there_is_109_17() -> None:
@@ -63,7 +51,7 @@ def test_with_the_minimum_durations_the_same_costs_179_85_which_is_over_the_goal
 
 
 def test_with_what_r1_promises_it_is_149_28() -> None:
-    assert round(estimate_cost(as_promised(), LOAD, PRICES).monthly, 2) == 149.28
+    assert round(estimate_cost(RETENTION, LOAD, PRICES).monthly, 2) == 149.28
 
 
 def test_if_what_is_taken_hourly_is_really_a_full_dump_it_is_626_27() -> None:

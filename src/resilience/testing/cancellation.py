@@ -100,7 +100,11 @@ class Attempt:
         coroutine: Coroutine[object, object, T] | Generator[object, None, T],
         **options: Any,  # noqa: ANN401  # whatever this version of asyncio hands on
     ) -> asyncio.Task[T]:
-        return asyncio.Task(_wait(_Watched(coroutine, self)), loop=loop, **options)
+        task = asyncio.Task(_wait(_Watched(coroutine, self)), loop=loop, **options)
+        # A task that is cancelled before it begins never awaits what it was given, and the garbage collector may come
+        # to that before it comes to us.
+        task.add_done_callback(lambda _: coroutine.close())
+        return task
 
 
 class _Watched(Generic[T]):

@@ -97,7 +97,9 @@ def bench(session: nox.Session) -> None:
     if name == "azure":
         install_azurite(session)
     (HERE / ".bench").mkdir(exist_ok=True)
-    session.run("python", f"tests/bench/{name}.py", *arguments)
+    # A script called azure.py would hide the package of that name.
+    script = "azure_blob" if name == "azure" else name
+    session.run("python", f"tests/bench/{script}.py", *arguments)
 
 
 @nox.session

@@ -25,7 +25,7 @@ from .records import Records
 from .small import whole
 
 OBJECTS_AHEAD = 2
-FRAMES_AHEAD = 4
+FRAMES_AHEAD = 2
 
 
 @frozen
@@ -153,16 +153,20 @@ async def _frames(
     chunks: AsyncIterator[bytes], stored: StoredObject, sizes: list[int]
 ) -> AsyncGenerator[tuple[bytes, int]]:
     """Cut an object's bytes into its frames; refuse it if it is shorter or longer than the manifest says."""
-    held = bytearray()
+    rest = memoryview(b"")
     for length, size in zip(stored.frames, sizes, strict=True):
-        while len(held) < length:
-            chunk = await anext(chunks, None)
-            if chunk is None:
-                raise _damaged(stored.key, f"it ends early, {stored.size} bytes were stored")
-            held += chunk
-        yield bytes(memoryview(held)[:length]), size
-        del held[:length]
-    if held or await anext(chunks, None) is not None:
+        pieces, missing = [], length
+        while missing:
+            if not rest:
+                chunk = await anext(chunks, None)
+                if chunk is None:
+                    raise _damaged(stored.key, f"it ends early, {stored.size} bytes were stored")
+                rest = memoryview(chunk)
+            piece, rest = rest[:missing], rest[missing:]
+            pieces.append(piece)
+            missing -= len(piece)
+        yield b"".join(pieces), size
+    if rest or await anext(chunks, None) is not None:
         raise _damaged(stored.key, f"it goes on after the {stored.size} bytes that were stored")
 
 

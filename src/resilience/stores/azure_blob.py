@@ -30,8 +30,9 @@ from .azure_upload import Permission, Upload, cut
 from .keys import checked, checked_offset, each, is_prefix
 
 BLOCK_SIZE = 4 << 20
-RANGE = 4 << 20
-RANGES_AHEAD = 3
+RANGE = 6 << 20
+"""More than 4 MiB: up to that a service may digest what it sends, and Azurite always does."""
+RANGES_AHEAD = 2
 FIRST_LISTED = 20
 LISTED_AT_ONCE = 5000
 REHYDRATED = ".rehydrated/"
@@ -54,7 +55,7 @@ class AzureBlobStore:
     authority, `proxy` is the URL of a proxy. Close it, or use `async with`. A container of an account's read-only
     secondary (`https://<account>-secondary.…`) can be read.
 
-    Holds up to six blocks (of 4 MiB) a put and four ranges (of 4 MiB) a get in memory.
+    Holds up to six blocks (of 4 MiB) a put and three ranges (of 6 MiB) a get in memory.
     """
 
     container_url: str

@@ -17,6 +17,7 @@ from .model.capture import Captured, Part, Restored
 from .model.diagnosis import Checkup
 from .model.facts import DestinationFacts, TargetFacts
 from .model.findings import Doubt, Examined, Level, Verdict
+from .model.keys import Rewrapped
 from .model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
 from .model.manifests import Manifest, StoredPart
 from .model.measured import RestoreMeasured
@@ -127,6 +128,8 @@ class Archiver(Protocol):
       `rehydrate` begins to make one readable, if that has not begun, and returns whether it is.
     - `survey` looks at all that lies there of a target and writes nothing. `pruning` removes of it, `actor` for a
       `reason`; it leaves a run record, and what it may remove it is told piece by piece.
+    - `rewrap` wraps what a target's data is sealed with by the archive's own key too, one data key after the other, and
+      proves those that were wrapped before. It only adds, and may be repeated; what is in the way is told.
     - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
     """
 
@@ -140,6 +143,7 @@ class Archiver(Protocol):
     async def rehydrate(self, key: str, *, urgent: bool = False) -> bool: ...
     async def survey(self, target: str) -> ArchiveFacts: ...
     def pruning(self, target: str, *, id: str, actor: str = "", reason: str = "") -> Opened[Pruning]: ...
+    def rewrap(self, target: str) -> AsyncIterator[Rewrapped]: ...
     async def remember(self, measured: RestoreMeasured) -> None: ...
     async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]: ...
 

@@ -27,6 +27,7 @@ from resilience.model.errors import (
 from resilience.model.findings import Doubt
 from resilience.model.ids import checked_name
 from resilience.model.json import from_json, to_json
+from resilience.model.keys import Rewrapped
 from resilience.model.manifests import Manifest, Predecessor, Sealing
 from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
@@ -184,14 +185,13 @@ class Archive:
         for held in (await pruning.retire(manifest)).held:
             raise Refused(held.why, operation="retire", subject=held.key)
 
-    async def rewrap(self, target: str) -> tuple[str, ...]:
-        """Wrap every data key of a target with `key` too; return the names of those that were not yet.
-
-        Adds objects and changes none; may be repeated. Raises KeyMissing if one is wrapped with neither `key` nor an
-        `older` one, Corrupt if one is damaged.
-        """
+    async def rewrap(self, target: str) -> AsyncGenerator[Rewrapped]:
+        """Wrap every data key of a target with `key` too; see `Archiver.rewrap` and `resilience.rotate`."""
         system = await self._system_of(target)
-        return () if system is None else tuple([name async for name in self._keyring.rewrap(system, target)])
+        if system is not None:
+            async with aclosing(self._keyring.rewrap(system, target)) as ended:
+                async for each in ended:
+                    yield each
 
     async def survey(self, target: str) -> ArchiveFacts:
         """Look at all that lies there of a target; see `Archiver.survey`. Of a log only its records are read.

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 from attrs import define, field, frozen
 
-from resilience.concurrency import closing
+from resilience.concurrency import awaited_in_order, closing
 from resilience.model.errors import AlreadyExists, Conflict, Corrupt, KeyMissing, ObjectMissing, SealBroken
 from resilience.model.ids import new_id
+from resilience.model.keys import Rewrapped
 from resilience.primitives import KeyEncryptionKey, ObjectStore
 from resilience.streams.seals import KEY_SIZE, bound, derived, mac
 
@@ -23,6 +27,8 @@ from . import layout
 from .envelope import unwrap, wrap
 from .small import whole
 
+T = TypeVar("T")
+REWRAPPED_AT_ONCE = 16
 _WRAP = "resilience 2 data key"
 _FRAMES = "resilience 2 frames"
 _RECORDS = "resilience 2 records"
@@ -116,10 +122,10 @@ class Keyring:
                 return True
         return False
 
-    async def rewrap(self, system: str, target: str) -> AsyncGenerator[str]:
-        """Wrap every key of a target with `key` too, if it is not yet; yield the names of those that were.
+    async def rewrap(self, system: str, target: str) -> AsyncGenerator[Rewrapped]:
+        """Wrap every key of a target with `key` too, or prove that it is; yield what became of each, in order.
 
-        Adds objects and changes none; may be repeated. Raises KeyMissing or Corrupt, as `find` does.
+        Adds objects and changes none; may be repeated. Raises KeyMissing if there is nothing to wrap them with.
         """
         if self.key is None:
             raise KeyMissing("there is no key to wrap them with", operation="wrap keys of", subject=target)
@@ -128,10 +134,29 @@ class Keyring:
             async for info in infos:
                 if found := layout.wrapped(info.key):
                     wrapped.setdefault(found[0], set()).add(found[1])
-        for name, keks in wrapped.items():
-            if self.key.id not in keks:
-                await self._put(self.key, system, target, await self.find(system, target, name))
-                yield name
+        step = partial(self._rewrapped, self.key, system, target)
+        async with aclosing(awaited_in_order(_each(wrapped.items()), step, ahead=REWRAPPED_AT_ONCE)) as ended:
+            async for each in ended:
+                yield each
+
+    async def _rewrapped(
+        self, kek: KeyEncryptionKey, system: str, target: str, wrapped: tuple[str, set[str]]
+    ) -> Rewrapped:
+        name, keks = wrapped
+        place = layout.wrapped_key(system, target, name, kek.id)
+        added = kek.id not in keks
+        try:
+            if added:
+                key = await self.find(system, target, name)
+                with suppress(AlreadyExists):  # another rotation was faster; what it put there is looked at
+                    await self._put(kek, system, target, key)
+            # Anybody may put something there: it must not be taken for the key until it was opened.
+            if await self._unwrapped(kek, system, target, name) is None:
+                raise ObjectMissing("what was just written is not there", operation="wrap key", subject=place)
+        except (Corrupt, KeyMissing) as error:
+            hint = error.hint or ("" if added else "remove this object, and rotate again")
+            return Rewrapped(name=name, subject=error.subject or place, problem=error.what, hint=hint)
+        return Rewrapped(name=name, subject=place, added=added)
 
     @property
     def _keks(self) -> tuple[KeyEncryptionKey, ...]:
@@ -202,3 +227,8 @@ class Keyring:
             subject=prefix,
             hint="give the archive this key: Archive(store, key=…, older=[…])",
         )
+
+
+async def _each(items: Iterable[T]) -> AsyncGenerator[T]:
+    for item in items:
+        yield item

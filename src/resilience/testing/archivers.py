@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import Conflict, Corrupt, ManifestInvalid, Refused
+from resilience.model.errors import Conflict, Corrupt, KeyMissing, ManifestInvalid, Refused
 from resilience.model.findings import Doubt, Level
 from resilience.model.json import Offset
 from resilience.model.manifests import Manifest
@@ -331,6 +331,20 @@ class ArchiverSuite:
         with pytest.raises(Conflict):
             await archive.remember(evolve(measured(1), unpacked=7))
         assert await archive.measured("orders") == (measured(1),)
+
+    async def test_keys_are_wrapped_anew_by_who_has_one_and_nothing_is_rewritten(self, archive: Archiver) -> None:
+        manifest = await write(archive, plan())
+        again = self.again(archive)
+        try:
+            rewrapped = [each async for each in again.rewrap("orders")]
+        except KeyMissing:
+            assert manifest.sealing is None
+            return
+        assert manifest.sealing is not None
+        assert manifest.sealing.key in [each.name for each in rewrapped]
+        assert [(each.added, each.problem) for each in rewrapped] == [(False, "")] * len(rewrapped)
+        assert [each async for each in again.rewrap("others")] == []
+        assert await read_all(again, manifest) == PARTS
 
     async def test_a_retired_backup_is_gone_and_the_others_are_not(self, archive: Archiver) -> None:
         kept, retired = await write(archive, plan(1)), await write(archive, plan(2))

@@ -126,7 +126,8 @@ class PrunePlan(Shown):
 
     def _head(self) -> str:
         if self.empty:
-            return f"prune {self.target}, as of {when(self.made_at)}: nothing goes, {_count(len(self.kept))} stay"
+            stays = f"{_count(len(self.kept))} {'stays' if len(self.kept) == 1 else 'stay'}"
+            return f"prune {self.target}, as of {when(self.made_at)}: nothing goes, {stays}"
         return (
             f"prune {self.target}, as of {when(self.made_at)}: {len(self.removed)} of {_count(len(self.backups))} go, "
             f"{as_bytes(self.freed)} are freed"

@@ -354,6 +354,52 @@ class ArchiverSuite:
             assert await self.remains(archive, plan(2)) == 0
         assert await read_all(archive, kept) == PARTS
 
+    async def test_a_survey_sees_all_backups_and_attempts_and_writes_nothing(self, archive: Archiver) -> None:
+        assert (await archive.survey("orders")).backups == ()
+        manifest = await write(archive, plan(1))
+        async with archive.draft(plan(2)) as draft:
+            await draft.store(Part(name="one", chunks=slowly(PARTS["one"])))
+            running = {each.id: each for each in (await archive.survey("orders")).backups}
+        ended = {each.id: each for each in (await self.again(archive).survey("orders")).backups}
+        assert running[manifest.id] == ended[manifest.id]
+        assert ended[manifest.id].bytes > manifest.stored > 0
+        assert [each[plan(2).id].running for each in (running, ended)] == [True, False]
+        assert [each[plan(2).id].manifest for each in (running, ended)] == [False, False]
+        assert await listed(archive) == [manifest.id]
+
+    async def test_what_was_pruned_is_gone_and_may_be_pruned_again(self, archive: Archiver) -> None:
+        kept, retired = await write(archive, plan(1)), await write(archive, plan(2))
+        for number in range(2):
+            async with archive.pruning("orders", id=plan(10 + number).id) as pruning:
+                removed = await pruning.retire(retired)
+                assert await pruning.added([]) == (kept,)
+                assert await pruning.added([kept.id]) == ()
+            assert (removed.gone, removed.held) == (True, ())
+            assert (removed.objects > 0) == (number == 0)
+            assert await self.remains(archive, plan(2)) == 0
+        assert await listed(self.again(archive)) == [kept.id]
+        assert await read_all(archive, kept) == PARTS
+
+    async def test_what_is_left_of_an_attempt_goes_only_if_nothing_writes_there(self, archive: Archiver) -> None:
+        kept = await write(archive, plan(1))
+        async with archive.draft(plan(2)) as draft:
+            await draft.store(Part(name="one", chunks=slowly(PARTS["one"])))
+            (left,) = [each for each in (await archive.survey("orders")).backups if each.id == plan(2).id]
+            async with archive.pruning("orders", id=plan(10).id) as pruning:
+                assert not (await pruning.abandon(left, quiet=left.newest - timedelta(days=1))).gone
+                assert (await pruning.abandon(left, quiet=left.newest + timedelta(days=1))).gone
+            with pytest.raises(Conflict, match="given it up"):
+                await draft.publish(CAPTURED)
+        assert await self.remains(archive, plan(2)) == 0
+        assert await listed(archive) == [kept.id]
+
+    async def test_objects_that_a_manifest_names_are_never_abandoned(self, archive: Archiver) -> None:
+        kept = await write(archive, plan(1))
+        (lies,) = (await archive.survey("orders")).backups
+        async with archive.pruning("orders", id=plan(10).id) as pruning:
+            assert not (await pruning.abandon(lies, quiet=lies.newest + timedelta(days=1))).gone
+        assert await read_all(archive, kept) == PARTS
+
     async def test_what_others_build_on_is_not_retired_before_them(self, archive: Archiver) -> None:
         parent = await write(archive, plan(1))
         child = await write(archive, evolve(plan(2), kind="incremental", parent=parent.id))

@@ -11,11 +11,15 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.utils import formatdate
+from typing import TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from attrs import define, field
+
+T = TypeVar("T")
 
 KEPT = 1 << 20
 NOTHING = b'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs/><NextMarker/></EnumerationResults>'
@@ -43,28 +47,68 @@ class Sink:
 
     def serve(self, connection: socket.socket, context: ssl.SSLContext) -> None:
         """Answer the requests of one connection until it is closed."""
-        with context.wrap_socket(connection, server_side=True) as tls:
-            reader = Reader(tls)
-            while head := reader.head():
-                request, *lines = head.decode("latin-1").split("\r\n")
+        with connection, suppress(EOFError, ConnectionError, ssl.SSLError):
+            reader = Reader(Tls(connection, context))
+            while True:
+                request, *lines = reader.head().decode("latin-1").split("\r\n")
                 method, target, _ = request.split(" ")
                 headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
                 if headers.get("expect", "").lower() == "100-continue":
-                    tls.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    reader.tls.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 status, content = self.answer(method, target, reader.body(headers))
-                tls.sendall(written(status, content, method))
+                reader.tls.write(written(status, content, method))
+
+
+class Tls:
+    """The server's side of a TLS connection, read from the kernel much at once: a call for every record costs more."""
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self._connection = connection
+        self._arriving, self._leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._arriving, self._leaving, server_side=True)
+        self._received = bytearray(256 << 10)
+        self._until_read(self._tls.do_handshake)
+        self._flush()
+
+    def read_into(self, scratch: bytearray, most: int) -> int:
+        """Read at most so many bytes and return how many. Raises EOFError once the sender is gone."""
+        # With memory to read into it returns how many bytes came, whatever typeshed says.
+        count = int(self._until_read(lambda: self._tls.read(most, scratch)))
+        if not count:
+            raise EOFError("the sender is gone")
+        return count
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        self._tls.write(data)
+        self._flush()
+
+    def _until_read(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                count = self._connection.recv_into(self._received)
+                if not count:
+                    raise EOFError("the sender is gone") from None
+                self._arriving.write(memoryview(self._received)[:count])
+
+    def _flush(self) -> None:
+        if self._leaving.pending:
+            self._connection.sendall(self._leaving.read())
 
 
 @define
 class Reader:
-    """Reads requests; what it need not keep it reads over and over into the same memory."""
+    """Reads requests, and what it need not keep over and over into the same memory. Raises EOFError at the end."""
 
-    tls: ssl.SSLSocket
+    tls: Tls
     held: bytes = b""
     scratch: bytearray = field(factory=lambda: bytearray(1 << 14))
 
     def head(self) -> bytes:
-        """Return a request's first line and its headers, nothing once the sender is gone."""
+        """Return a request's first line and its headers."""
         return self._until(b"\r\n\r\n")
 
     def body(self, headers: Mapping[str, str]) -> bytes:
@@ -80,10 +124,7 @@ class Reader:
 
     def _until(self, mark: bytes) -> bytes:
         while mark not in self.held:
-            more = self.tls.read(1 << 14)
-            if not more:
-                return b""
-            self.held += more
+            self.held += self._more(len(self.scratch))
         found, _, self.held = self.held.partition(mark)
         return found
 
@@ -91,18 +132,16 @@ class Reader:
         begun, self.held = self.held[:length], self.held[length:]
         if length <= KEPT:
             while len(begun) < length:
-                more = self.tls.read(length - len(begun))
-                if not more:
-                    raise EOFError("the sender is gone")
-                begun += more
+                begun += self._more(length - len(begun))
             return begun
         left = length - len(begun)
         while left:
-            count = self.tls.recv_into(self.scratch, min(left, len(self.scratch)))
-            if not count:
-                raise EOFError("the sender is gone")
-            left -= count
+            left -= self.tls.read_into(self.scratch, min(left, len(self.scratch)))
         return b""
+
+    def _more(self, most: int) -> bytes:
+        count = self.tls.read_into(self.scratch, min(most, len(self.scratch)))
+        return bytes(memoryview(self.scratch)[:count])
 
 
 def written(status: str, content: bytes, method: str) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from resilience import Archive, backup, coverage, plan_restore, restore, verify
 from resilience.archive import layout
+from resilience.keys import KeyFile
 from resilience.model.errors import NotRecoverable
 from resilience.model.events import Event
 from resilience.model.findings import Doubt, Finding, Level
@@ -19,9 +21,11 @@ from resilience.model.manifests import Manifest
 from resilience.model.targets import RecoveryTarget as Until
 from resilience.operations.doctor import doctor
 from resilience.planning.doubts import MANY, as_findings
+from resilience.stores import MemoryStore
 from resilience.testing.archivers import measured, plan
 from resilience.testing.faults import change, flipped
 from resilience.testing.memory import MemoryDestination, MemoryTarget
+from resilience.testing.stores import read
 
 from .faults import VALUES, small_archive
 from .histories import History, at, usual
@@ -231,6 +235,24 @@ async def test_a_moment_before_every_backup_that_can_be_used_says_which_one_cann
     said = await refused(history.archive, at(5))
     assert f"of these nothing can be used: {first.id}" in said
     assert (await restored(history.archive, at(15)))[0] == b"15"
+
+
+async def test_a_backup_that_somebody_without_the_key_added_is_never_restored(tmp_path: Path) -> None:
+    key, store = KeyFile.create(tmp_path / "key"), MemoryStore()
+    sealed, forging = Archive(store, workers=1, key=key), Archive(MemoryStore(), workers=1)
+    real = [await backed_up(sealed, number) for number in (1, 3)]
+    forged = [await backed_up(forging, number) for number in (2, 4)]
+    for place in (key_of(forged[0]), *(each.key for part in forged[0].parts for each in part.objects)):
+        await store.put(place, [await read(forging.store, place)])
+    value, findings = await restored(sealed)
+    assert value == b"3"
+    assert subjects(findings) == [("warning", forged[0].id)]
+    assert "it is not sealed, so anybody may have written it" in findings[0].text
+
+    await store.put(key_of(forged[1]), [await read(forging.store, key_of(forged[1]))])
+    assert f"RecoveryTarget.backup({real[1].id!r}) restores the latest that can be trusted" in await refused(sealed)
+    assert "it is not sealed" in await refused(sealed, Until.backup(forged[1].id))
+    assert (await restored(sealed, Until.backup(real[1].id)))[0] == b"3"
 
 
 async def test_what_is_no_manifest_at_all_is_told_and_stops_nothing() -> None:

@@ -78,7 +78,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyvault, "BACKOFF", 0.01)
 
 
-async def test_who_may_only_get_and_sign_writes_backups_that_it_cannot_read(vault: FakeKeyVault) -> None:
+async def test_who_may_only_get_and_sign_wraps_what_it_cannot_unwrap(vault: FakeKeyVault) -> None:
     key_id = vault.create("backups")
     wrapped = await opened(vault, key_id, credential=vault.credential("get", "sign")).wrap(DATA_KEY, context=CONTEXT)
     with pytest.raises(Refused, match="does not let this identity do that .ForbiddenByRbac"):

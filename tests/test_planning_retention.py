@@ -586,3 +586,24 @@ def test_the_platforms_policy_is_what_its_objectives_promise() -> None:
         ("etcd", "snapshot"): [7],
         ("app-configuration", "snapshot"): [30],
     }
+
+
+def test_a_backup_that_begins_before_a_promotion_and_ends_after_it_needs_the_log_of_both_timelines() -> None:
+    followed = evolve(taken(1, 65, "2"), begins=taken(1, 43).recovery_point.position)
+    entries = {"1": [stored(each, each + 10) for each in range(0, 60, 10)], "2": [stored(50, 60), stored(60, 70)]}
+    plan = decided([followed], policy(rule(lasting(1))), now=900, logs=[log(entries, fork("2", 55))])
+    assert [(each.branch, each.stretches[-1].ends.offset) for each in plan.log] == [("1", 40)]
+
+
+def test_a_timeline_that_was_left_behind_goes_once_every_kept_backup_is_younger() -> None:
+    entries = {
+        "1": [stored(0, 50, written=50), stored(50, 100, written=100)],
+        "2": [stored(50, 100, written=150), stored(100, 200, written=250)],
+        "3": [stored(50, 90, written=260)],
+    }
+    logs = [log(entries, fork("2", 60), fork("3", 60))]
+    known = [taken(1, 110, "2", ended=200)]
+    plan = decided(known, policy(rule(lasting(1))), now=900, logs=logs)
+    assert {each.branch: each.objects for each in plan.log} == {"1": 2, "2": 1}
+    assert [each.branch for each in plan.log_kept] == ["2", "3"]
+    assert decided([], policy(rule(lasting(1))), now=900, logs=logs).log == ()

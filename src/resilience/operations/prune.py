@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from attrs import define, evolve, field
 
+from resilience.concurrency import in_thread
 from resilience.model.errors import Refused
 from resilience.model.events import Notifier, Observer
 from resilience.model.findings import Doubt
@@ -103,7 +104,7 @@ async def _shown(
 
 
 async def _planned(archive: Archiver, target: str, policy: RetentionPolicy, now: datetime) -> PrunePlan:
-    return (await _look(archive, target)).plan(policy, now)
+    return await (await _look(archive, target)).plan(policy, now)
 
 
 @define
@@ -114,8 +115,11 @@ class _Seen:
     doubts: list[Doubt]
     facts: ArchiveFacts
 
-    def plan(self, policy: RetentionPolicy, now: datetime, spared: dict[str, str] | None = None) -> PrunePlan:
-        return retention.plan_prune(self.known, self.facts, policy, now=now, doubts=self.doubts, spared=spared)
+    async def plan(self, policy: RetentionPolicy, now: datetime, spared: dict[str, str] | None = None) -> PrunePlan:
+        # Of a hundred thousand backups that takes seconds: the event loop does not wait for it.
+        return await in_thread(
+            retention.plan_prune, self.known, self.facts, policy, now=now, doubts=self.doubts, spared=spared
+        )
 
 
 async def _look(archive: Archiver, target: str) -> _Seen:
@@ -173,7 +177,7 @@ class _Execution:
         """Remove backups, then leftovers, then what nothing that is still there needs of the log."""
         self.seen = await _look(self.archive, self.plan.target)
         self.now = min(self.plan.made_at, self.pruning.now)
-        agreed = retention.common(self.plan, self.seen.plan(self.plan.policy, self.now))
+        agreed = retention.common(self.plan, await self.seen.plan(self.plan.policy, self.now))
         were_to_go = {*self.plan.removed, *(each.backup for each in self.plan.leftovers if not each.stays)}
         both = (*agreed.backups, *agreed.leftovers)
         self.done.spared += [each for each in both if each.stays and each.backup in were_to_go]
@@ -224,7 +228,7 @@ class _Execution:
         removed = {*self.done.removed}
         self.seen.known = [each for each in self.seen.known if each.id not in removed]
         there = {each.id: "it is there" for each in self.seen.known}
-        again = self.seen.plan(self.plan.policy, self.now, there)
+        again = await self.seen.plan(self.plan.policy, self.now, there)
         for trim in common_trims(agreed, again):
             self.done.add(await self.pruning.trim(trim), f"removed {trim.what} of the log")
 

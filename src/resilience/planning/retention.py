@@ -109,10 +109,12 @@ class _Choice:
     gone: dict[str, str] = field(factory=dict)
     findings: list[Finding] = field(factory=list)
     broken: dict[str, str] = field(init=False)
+    order: list[Manifest] = field(init=False)
     stock: dict[str, BackupObjects] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.broken = broken_chains(self.known)
+        self.order = ranked(self.known)
         self.stock = {each.id: each for each in self.facts.backups}
         for backup, why in self.broken.items():
             self._warn(backup, f"it cannot be restored: {why}")
@@ -123,7 +125,7 @@ class _Choice:
 
     def by_rules(self) -> None:
         """Apply the rule of every kind."""
-        order = ranked(self.known)
+        order = self.order
         kinds = dict.fromkeys((each.system, each.kind) for each in order)
         for system, kind in kinds:
             some = [each for each in order if (each.system, each.kind) == (system, kind)]
@@ -202,7 +204,7 @@ class _Choice:
 
     def decisions(self) -> tuple[Decision, ...]:
         """Return what becomes of every backup, the newest first."""
-        return tuple(self._decision(each) for each in reversed(ranked(self.known)))
+        return tuple(self._decision(each) for each in reversed(self.order))
 
     def _decision(self, each: Manifest) -> Decision:
         reason = self.kept.get(each.id)

@@ -63,10 +63,11 @@ async def decided(
         return
     async with archive.log(target, system=into.system, lineage=lineage) as log:
         facts = await log.survey()
-        held = holdings(target, known, LogView(facts=facts), kinds=kinds)
+        # Of a hundred thousand backups that takes a second: the event loop does not wait for it.
+        held = await in_thread(holdings, target, known, LogView(facts=facts), kinds=kinds)
         heads = Heads(log)
         with explained(doubts):
-            view = await listed(log, facts, heads, begins=held.begins(until))
+            view = await listed(log, facts, heads, begins=await in_thread(held.begins, until))
             held = evolve(held, view=view)
             course = await _decide(heads, held, until)
         refuse_doubtful(course, known, doubts, facts)
@@ -143,13 +144,14 @@ async def _before(
 
 async def _decide(heads: Heads, held: Holdings, until: RecoveryTarget) -> Course:
     """Decide; for a moment look into the log where it lies, so that the clock and the amount are known better."""
-    course = held.decide(until)
+    course = await in_thread(held.decide, until)
     if until.moment is None or not course.steps:
         return course
     known: dict[LogEntry, LogEntry] = {}
     for step in course.steps:
         known.update(await _around(heads, step.run.entries, until))
-    return evolve(held, view=await in_thread(with_heads, held.view, known)).decide(until)
+    described = evolve(held, view=await in_thread(with_heads, held.view, known))
+    return await in_thread(described.decide, until)
 
 
 async def _around(heads: Heads, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:

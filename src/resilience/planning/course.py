@@ -16,7 +16,7 @@ from resilience.model.positions import Position
 from resilience.model.show import as_bytes, when
 from resilience.model.targets import RecoveryTarget
 
-from .chains import chain_of
+from .chains import broken_chains, chain_of
 from .log import Leg, LogView, Path, Step, clock_jumps, leg_of
 
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
@@ -329,15 +329,14 @@ class Holdings:
 
 def holdings(target: str, known: Sequence[Manifest], view: LogView, *, kinds: Sequence[str]) -> Holdings:
     """Sort out which backups of a log's lineage can be used: those of `kinds` whose chain is whole."""
-    usable, broken = [], []
-    for manifest in known:
-        if manifest.lineage == view.facts.lineage and manifest.kind in kinds:
-            try:
-                chain_of(manifest, known)
-            except NotRecoverable as error:
-                broken.append(Finding(severity="warning", subject=manifest.id, text=f"not usable: {error.what}"))
-            else:
-                usable.append(manifest)
+    own = [each for each in known if each.lineage == view.facts.lineage and each.kind in kinds]
+    why = broken_chains(known)
+    usable = [each for each in own if each.id not in why]
+    broken = [
+        Finding(severity="warning", subject=each.id, text=f"not usable: {why[each.id]}")
+        for each in own
+        if each.id in why
+    ]
     return Holdings(target=target, known=tuple(known), backups=tuple(usable), view=view, broken=tuple(broken))
 
 

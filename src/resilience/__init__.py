@@ -6,8 +6,10 @@ almost nothing. Systems and stores are imported from their own rooms: `resilienc
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .lazily import lazily
+from .version import VERSION as __version__  # noqa: N811  # the name that everybody expects
 
 if TYPE_CHECKING:
     from .archive import Archive
@@ -57,10 +59,10 @@ if TYPE_CHECKING:
     from .operations.prune import plan_prune, prune
     from .operations.rehydrate import rehydrate
     from .operations.restore import restore
+    from .operations.rotate import rotate
     from .operations.verify import verify
     from .planning.cost import estimate_cost
     from .primitives import Archiver, BackupTarget, KeyEncryptionKey, ObjectStore, RestoreDestination, Validator
-    from .version import VERSION as __version__  # noqa: N811  # the name that everybody expects
 
 __all__ = [
     "AlreadyExists",
@@ -127,12 +129,41 @@ __all__ = [
     "prune",
     "rehydrate",
     "restore",
+    "rotate",
     "verify",
 ]
 
 _ROOMS = {
     "archive": ["Archive"],
     "model.diagnosis": ["Diagnosis"],
+    "model.errors": [
+        "AlreadyExists",
+        "ChecksumMismatch",
+        "Conflict",
+        "Corrupt",
+        "DestinationNotEmpty",
+        "DiskTooSmall",
+        "Interrupted",
+        "KeyMissing",
+        "LineageBroken",
+        "LogGap",
+        "ManifestInvalid",
+        "NoBackup",
+        "NotIncremental",
+        "NotRecoverable",
+        "NotRehydrated",
+        "ObjectMissing",
+        "Refused",
+        "ResilienceError",
+        "SealBroken",
+        "StorageFailed",
+        "Throttled",
+        "TimedOut",
+        "Unavailable",
+        "Unreachable",
+        "Unsupported",
+        "WouldLeaveGap",
+    ],
     "model.events": ["Event", "Observer"],
     "model.findings": ["Finding", "Level", "Verdict"],
     "model.manifests": ["Manifest"],
@@ -150,25 +181,10 @@ _ROOMS = {
     "operations.prune": ["plan_prune", "prune"],
     "operations.rehydrate": ["rehydrate"],
     "operations.restore": ["restore"],
+    "operations.rotate": ["rotate"],
     "operations.verify": ["verify"],
     "planning.cost": ["estimate_cost"],
     "primitives": ["Archiver", "BackupTarget", "KeyEncryptionKey", "ObjectStore", "RestoreDestination", "Validator"],
 }
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name from its room; it is kept, so this happens once a name."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "__version__":
-        value: object = import_module(".version", __name__).VERSION
-    else:
-        room = next((room for room, names in _ROOMS.items() if name in names), "model.errors")
-        value = getattr(import_module(f".{room}", __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    """List what is loaded and what can be."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, {name: room for room, names in _ROOMS.items() for name in names})

@@ -5,8 +5,9 @@ The names are loaded when first used (PEP 562): only who uses a key needs what i
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from resilience.lazily import lazily
 
 if TYPE_CHECKING:
     from .file import KeyFile
@@ -14,17 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyFile", "KeyVaultKey"]
 
-_HOMES = {"KeyFile": "file", "KeyVaultKey": "keyvault"}
-
-
-def __getattr__(name: str) -> object:
-    """Load a name from its file."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    """List what can be loaded."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazily(__name__, {"KeyFile": "file", "KeyVaultKey": "keyvault"})

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resilience.lazily import lazily
+
 from .local import LocalStore
 from .memory import MemoryStore
 
@@ -15,11 +17,4 @@ if TYPE_CHECKING:
 
 __all__ = ["AzureBlobStore", "LocalStore", "MemoryStore"]
 
-
-def __getattr__(name: str) -> object:
-    """Load a name from its module (PEP 562)."""
-    if name != "AzureBlobStore":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .azure_blob import AzureBlobStore
-
-    return AzureBlobStore
+__getattr__, __dir__ = lazily(__name__, {"AzureBlobStore": "azure_blob"})

@@ -13,8 +13,9 @@ The suites need pytest and pytest-asyncio in its auto mode; the rest does not. T
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from resilience.lazily import lazily
 
 if TYPE_CHECKING:
     from .archivers import ArchiverSuite
@@ -42,25 +43,21 @@ __all__ = [
     "nothing_left_running",
 ]
 
-_HOMES = {
-    "ArchiverSuite": "archivers",
-    "Attempt": "cancellation",
-    "KeySuite": "keys",
-    "LogSuite": "logs",
-    "MemoryDestination": "memory",
-    "MemoryTarget": "memory",
-    "RoundTripSuite": "systems",
-    "StoreSuite": "stores",
-    "WatchedStore": "faults",
-    "cancellations": "cancellation",
-    "change": "faults",
-    "changed": "faults",
-    "nothing_left_running": "cancellation",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a name from its module (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "ArchiverSuite": "archivers",
+        "Attempt": "cancellation",
+        "KeySuite": "keys",
+        "LogSuite": "logs",
+        "MemoryDestination": "memory",
+        "MemoryTarget": "memory",
+        "RoundTripSuite": "systems",
+        "StoreSuite": "stores",
+        "WatchedStore": "faults",
+        "cancellations": "cancellation",
+        "change": "faults",
+        "changed": "faults",
+        "nothing_left_running": "cancellation",
+    },
+)

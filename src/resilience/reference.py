@@ -159,7 +159,7 @@ RETENTION = RetentionPolicy(
         _as_promised("app-configuration", "snapshot", TIERS[:1]),
     )
 )
-"""What the platform keeps of every kind of data, as its objectives say: PostgreSQL 30 days, and archived for 90 more."""
+"""What the platform keeps of every kind of data, as its objectives say: PostgreSQL 30 days and 90 archived."""
 
 PRICES = Prices(
     name="the platform's prices",

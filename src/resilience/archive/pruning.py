@@ -81,9 +81,9 @@ class Pruning:
 
     async def added(self, known: Collection[str]) -> tuple[Manifest, ...]:
         """Return the backups that have appeared meanwhile; see `primitives.Pruning.added`."""
-        known = frozenset(known)
+        passed: frozenset[str | None] = frozenset([*known, None])  # what is named as no backup is none
         async with closing(self.store.list(layout.manifests(self.system, self.target))) as infos:
-            keys = [info.key async for info in infos if layout.backup_of(info.key) not in known]
+            keys = [info.key async for info in infos if layout.backup_of(info.key) not in passed]
         found = [await self.chain.records.read(key, Manifest) for key in keys]
         return tuple(each for each in found if each is not None)
 

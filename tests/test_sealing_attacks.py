@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from resilience.archive.envelope import wrap
 from resilience.keys import KeyFile
 from resilience.model.capture import Part
 from resilience.model.errors import (
+    AlreadyExists,
     Corrupt,
     KeyMissing,
     ManifestInvalid,
@@ -397,9 +398,40 @@ async def test_a_data_key_that_was_changed_moved_or_is_gone_is_named(archive: Ar
     async with changed(archive.store, keys[0], gone):
         with pytest.raises(ObjectMissing, match="this data key is gone"):
             await read_all(again(archive, key=archive.key), one)
-    no_key = evolve(one, sealing=evolve(one.sealing, key="../../x"))
-    with pytest.raises(SealBroken, match="no name of a data key"):
-        await read_all(archive, no_key)
+    for name in ("../../x", two.sealing.key, one.sealing.key.replace("backup-", "log-")):
+        with pytest.raises(SealBroken, match="not sealed with the data key of this backup"):
+            await read_all(archive, evolve(one, sealing=evolve(one.sealing, key=name)))
+
+
+async def test_of_who_has_stolen_a_key_that_was_replaced_since_no_new_backup_is_restored(
+    archive: Archive, key: KeyFile, other: KeyFile
+) -> None:
+    old = await write(archive, plan(1))
+    rotating = again(archive, key=other, older=[key])
+    assert not [each.problem async for each in rotating.rewrap("orders") if each.problem]
+    thief = small_archive(MemoryStore(), key=key)  # and he has a copy of all that was there
+    for info in await listed(archive.store):
+        await thief.store.put(info.key, [await read(archive.store, info.key)])
+    for backup, how in ((await write(thief, plan(2)), None), (evolve(old, id=plan(3).id), old.sealing)):
+        forged = evolve(backup, sealing=how or backup.sealing)
+        name = key_of(forged)
+        sealed = await thief._records(*WHOSE).wrapped(name, forged)
+        await archive.store.put(name, [sealed])
+        for info in await listed(thief.store, layout.data_keys(*WHOSE)):
+            with suppress(AlreadyExists):
+                await archive.store.put(info.key, [await read(thief.store, info.key)])
+    honest = again(archive, key=other)
+    doubts: list[Doubt] = []
+    found = [each async for each in honest.manifests("orders", doubts=doubts)]
+    assert [each.id for each in found] == [old.id, plan(2).id]
+    assert [doubt.backup for doubt in doubts] == [plan(3).id]
+    assert "not sealed with the data key of this backup" in doubts[0].text
+    with pytest.raises(KeyMissing, match=key.id):
+        await read_all(honest, found[1])
+    destination = MemoryDestination()
+    with pytest.raises(Refused):
+        await restore(honest, "orders", into=destination)
+    assert destination.values == {}
 
 
 async def test_who_has_no_key_cannot_make_an_archive_use_a_key_of_his(archive: Archive, other: KeyFile) -> None:

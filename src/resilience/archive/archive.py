@@ -25,7 +25,7 @@ from resilience.model.errors import (
     Unsupported,
 )
 from resilience.model.findings import Doubt
-from resilience.model.ids import checked_name
+from resilience.model.ids import checked_name, is_name
 from resilience.model.json import from_json, to_json
 from resilience.model.keys import Rewrapped
 from resilience.model.manifests import Manifest, Predecessor, Sealing
@@ -39,7 +39,7 @@ from resilience.streams.frames import FRAME_SIZE, Compressor
 from resilience.streams.seals import Sealer
 
 from . import layout
-from .catalogue import catalogue, manifest_in
+from .catalogue import catalogue, manifest_in, sealed_with_its_own
 from .chain import Chain
 from .draft import Draft
 from .keys import DataKey, Keyring
@@ -116,7 +116,8 @@ class Archive:
     async def targets(self) -> list[str]:
         """Return the names of all targets that were ever backed up into this archive."""
         prefix = layout.TARGETS
-        return [info.key.removeprefix(prefix).removesuffix(".json") async for info in self.store.list(prefix)]
+        names = [info.key.removeprefix(prefix).removesuffix(".json") async for info in self.store.list(prefix)]
+        return [name for name in names if is_name(name)]
 
     async def manifest(self, target: str, backup: str) -> Manifest | None:
         """Return one manifest by its id, None if there is none; raises as `manifests` does."""
@@ -273,7 +274,8 @@ class Archive:
             return ()
         prefix = layout.histories(system, target)
         keys = [info.key async for info in self.store.list(prefix)]
-        return tuple(sorted({key.removeprefix(prefix).partition("/")[0] for key in keys}))
+        names = {key.removeprefix(prefix).partition("/")[0] for key in keys}
+        return tuple(sorted(name for name in names if is_name(name)))
 
     async def remember(self, measured: RestoreMeasured) -> None:
         """Keep what a restore has measured; see `Archiver.remember`."""
@@ -317,6 +319,7 @@ class Archive:
 
     async def _key_of(self, manifest: Manifest) -> DataKey | None:
         if manifest.sealing is not None:
+            sealed_with_its_own(manifest)
             return await self._keyring.find(manifest.system, manifest.target, manifest.sealing.key)
         if self.key is not None:
             raise unsealed(layout.manifest(manifest.system, manifest.target, manifest.id))

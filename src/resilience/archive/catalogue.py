@@ -7,7 +7,7 @@ from contextlib import aclosing, suppress
 
 from attrs import frozen
 
-from resilience.model.errors import Corrupt, KeyMissing, ManifestInvalid, Unsupported
+from resilience.model.errors import Corrupt, KeyMissing, ManifestInvalid, SealBroken, Unsupported
 from resilience.model.manifests import Manifest
 
 from . import layout
@@ -39,7 +39,22 @@ async def catalogue(records: Records) -> AsyncGenerator[Looked]:
 async def manifest_in(records: Records, data: bytes, key: str) -> Manifest:
     """Return the manifest in bytes that are stored under a key. Raises Corrupt, KeyMissing and Unsupported."""
     manifest = await records.unwrapped(key, data, Manifest)
+    if records.keyring.key is not None:
+        sealed_with_its_own(manifest)
     with suppress(ValueError):
         if layout.manifest(manifest.system, manifest.target, manifest.id) == key:
             return manifest
     raise ManifestInvalid("it belongs under another name", operation="read manifest", subject=key)
+
+
+def sealed_with_its_own(manifest: Manifest) -> None:
+    """Raise SealBroken unless a backup's frames are sealed with the data key that was made for it.
+
+    So who has stolen a key that was replaced since cannot seal a new backup with the data key of an old one.
+    """
+    if manifest.sealing is None or manifest.sealing.key != layout.backup_key(manifest.id):
+        raise SealBroken(
+            "its frames are not sealed with the data key of this backup",
+            operation="read manifest",
+            subject=layout.manifest(manifest.system, manifest.target, manifest.id),
+        )

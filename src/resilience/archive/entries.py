@@ -147,7 +147,7 @@ def _decoded(data: bytes | bytearray, key: str, kind: type[H]) -> tuple[H, int] 
         return None
     _, text, length = parsed
     try:
-        written = msgspec.json.decode(text, type=_Format).format
+        written = from_json(text, _Format).format
         if written > SEALED_FORMAT:
             raise Unsupported(
                 f"it is written in archive format {written}, this version reads up to {SEALED_FORMAT}",

@@ -67,8 +67,8 @@ def unwrap(data: bytes, key: str, kind: type[T], *, by: Authority | None = None)
     """
     reading = f"read {_name(kind)}"
     try:
-        written = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
-        number = msgspec.json.decode(written["format"], type=int)
+        written = from_json(data, dict[str, msgspec.Raw])
+        number = from_json(written["format"], int)
         if number > SEALED_FORMAT:
             raise Unsupported(
                 f"it is written in archive format {number}, this version reads up to {SEALED_FORMAT}",
@@ -76,7 +76,7 @@ def unwrap(data: bytes, key: str, kind: type[T], *, by: Authority | None = None)
                 subject=key,
                 hint="install a newer resilience",
             )
-        body, digest = written[_name(kind)], msgspec.json.decode(written["sha256"], type=str)
+        body, digest = written[_name(kind)], from_json(written["sha256"], str)
         if hashlib.sha256(body).hexdigest() != digest:
             raise ManifestInvalid("its digest does not match its content", operation=reading, subject=key)
         if by is not None:

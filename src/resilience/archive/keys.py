@@ -17,7 +17,7 @@ from typing import TypeVar
 from attrs import define, field, frozen
 
 from resilience.concurrency import awaited_in_order, closing
-from resilience.model.errors import AlreadyExists, Conflict, Corrupt, KeyMissing, ObjectMissing, SealBroken
+from resilience.model.errors import AlreadyExists, Conflict, Corrupt, KeyMissing, ObjectMissing, SealBroken, Unsupported
 from resilience.model.ids import new_id
 from resilience.model.keys import Rewrapped
 from resilience.primitives import KeyEncryptionKey, ObjectStore
@@ -94,7 +94,8 @@ class Keyring:
     async def find(self, system: str, target: str, name: str) -> DataKey:
         """Return a key by its name.
 
-        Raises KeyMissing if it takes a key-encryption key that is not here, Corrupt if it is damaged, forged or gone.
+        Raises KeyMissing if it takes a key-encryption key that is not here, Corrupt if it is damaged, forged or gone,
+        Unsupported if it is written in a newer format.
         """
         try:
             prefix = layout.data_key(system, target, name)
@@ -106,12 +107,12 @@ class Keyring:
         return self._known[prefix]
 
     async def _found(self, prefix: str, system: str, target: str, name: str) -> DataKey:
-        failed: Corrupt | None = None
+        failed: Corrupt | Unsupported | None = None
         for kek in self._keks:
             try:
                 if (found := await self._unwrapped(kek, system, target, name)) is not None:
                     return found
-            except Corrupt as error:
+            except (Corrupt, Unsupported) as error:
                 failed = failed or error
         raise failed or await self._missing(prefix)
 
@@ -153,7 +154,7 @@ class Keyring:
             # Anybody may put something there: it must not be taken for the key until it was opened.
             if await self._unwrapped(kek, system, target, name) is None:
                 raise ObjectMissing("what was just written is not there", operation="wrap key", subject=place)
-        except (Corrupt, KeyMissing) as error:
+        except (Corrupt, KeyMissing, Unsupported) as error:
             hint = error.hint or ("" if added else "remove this object, and rotate again")
             return Rewrapped(name=name, subject=error.subject or place, problem=error.what, hint=hint)
         return Rewrapped(name=name, subject=place, added=added)
@@ -180,7 +181,7 @@ class Keyring:
         for name in [each[0] for each in reversed(found) if each and each[1] == kek.id]:
             try:
                 key = await self.find(system, target, name)
-            except Corrupt:
+            except (Corrupt, KeyMissing, Unsupported):
                 continue  # whoever put it there had no key
             if key.made_with == kek.id:
                 return key

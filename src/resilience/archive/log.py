@@ -19,6 +19,7 @@ from resilience.model.errors import (
     ManifestInvalid,
     NotRehydrated,
     ObjectMissing,
+    Unsupported,
 )
 from resilience.model.findings import Finding
 from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
@@ -204,7 +205,7 @@ class ArchiveLog:
         """Return an entry with what its head says, or as its name says if that cannot be read."""
         try:
             return await self.describe(entry)
-        except (Corrupt, NotRehydrated):
+        except (Corrupt, NotRehydrated, KeyMissing, Unsupported):
             return entry
 
     async def _head(self, data: bytes | bytearray, entry: LogEntry, key: str) -> tuple[Head, int] | None:
@@ -277,7 +278,7 @@ class ArchiveLog:
         """Return a record; with a key None for one that cannot be trusted, which is a finding."""
         try:
             return await self._read(key, kind)
-        except (Corrupt, KeyMissing) as error:
+        except (Corrupt, KeyMissing, Unsupported) as error:
             if self.records.keyring.key is None:
                 raise
             text = f"this record of the log is passed over: {error.what}"

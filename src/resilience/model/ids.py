@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import re
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from functools import lru_cache
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{3}Z-[0-9a-f]{6}")
+_ID = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T(?:[01][0-9]|2[0-3])(?:[0-5][0-9]){2}\.[0-9]{3}Z-[0-9a-f]{6}")
 
 
 def checked_name(name: str) -> str:
     """Return the name of a target or system if it can be part of a key; raises ValueError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name: use 1 to 63 of a-z, 0-9, '_', '.' and '-', beginning with a-z or 0-9")
     return name
 
 
+def is_name(name: str) -> bool:
+    """Tell whether a target or system can have that name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_id(backup: str) -> str:
     """Return a backup's id if it is well-formed; raises ValueError."""
-    if not _ID.fullmatch(backup):
+    found = _ID.fullmatch(backup)
+    if found is None or not _is_day(*found.groups()):
         raise ValueError(f"{backup!r} is no backup id: one looks like 20261121T203000.000Z-3f9a1c")
     return backup
+
+
+@lru_cache
+def _is_day(year: str, month: str, day: str) -> bool:
+    try:
+        date(int(year), int(month), int(day))
+    except ValueError:
+        return False
+    return True
 
 
 def planned_at(backup: str) -> datetime:

@@ -29,7 +29,10 @@ def to_json(value: object) -> bytes:
 
 def from_json(data: bytes | memoryview, kind: type[T]) -> T:
     """Decode `kind` from JSON, running its validators; raises msgspec.MsgspecError (DecodeError, ValidationError)."""
-    return msgspec.json.decode(data, type=kind, dec_hook=_decode)
+    try:
+        return msgspec.json.decode(data, type=kind, dec_hook=_decode)
+    except RecursionError as error:  # anybody can write a hundred thousand brackets
+        raise msgspec.DecodeError("JSON is nested too deeply") from error
 
 
 def _encode(value: object) -> object:

@@ -1,0 +1,167 @@
+"""Who may only add to a sealed archive stops neither its writers nor its readers: what he adds is a finding."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+import pytest
+
+from resilience import Archive, coverage, restore
+from resilience.archive import layout
+from resilience.keys import KeyFile
+from resilience.model.errors import NotRecoverable
+from resilience.model.json import to_json
+from resilience.operations.prune import prune
+from resilience.operations.rotate import rotate
+from resilience.testing.memory import LINEAGE, MemoryDestination
+from resilience.testing.stores import listed
+
+from .histories import History, at
+from .test_operations_prune import policy
+
+PLACE = "memory/orders/"
+LATER = "99991231T235959.999Z-ffffff"
+NEVER = "99999999T999999.999Z-ffffff"
+DEEP = b'{"format":2,"sha256":' + b"[" * 100_000
+
+
+def head(text: bytes) -> bytes:
+    """Make the head of an entry that says what it likes, with any MAC."""
+    content = bytes(32) + hashlib.sha256(text).digest() + text
+    return struct.pack("<II", 0x184D2A5D, len(content)) + content
+
+
+def record(number: int, key: str) -> bytes:
+    """Make a record with a seal that says which key made it."""
+    return to_json({"format": number, "sha256": "", "seal": {"key": key, "mac": "00"}})
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> KeyFile:
+    return KeyFile.create(tmp_path / "key")
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> KeyFile:
+    return KeyFile.create(tmp_path / "other")
+
+
+def opened(history: History, key: KeyFile, *older: KeyFile) -> Archive:
+    """Open the archive as another process would."""
+    store, clock = history.archive.store, history.archive.clock
+    return Archive(store, workers=1, clock=clock, key=key, older=list(older))
+
+
+async def sealed(key: KeyFile) -> History:
+    history = History()
+    history.archive = opened(history, key)
+    await history.write(0, 1)
+    await history.back_up(2)
+    await history.write(*range(3, 10))
+    await history.back_up(10)
+    await history.write(*range(11, 21))
+    return history
+
+
+async def name_of(history: History, kind: str) -> str:
+    """Return the name of a data key that is there."""
+    found = [layout.wrapped(info.key) for info in await listed(history.archive.store, f"{PLACE}keys/{kind}-")]
+    return next(each[0] for each in found if each is not None)
+
+
+async def working(history: History, key: KeyFile, *older: KeyFile) -> None:
+    """Do with the archive what is done with one; a new process each time."""
+
+    async def restored(*until: float) -> bytes:
+        destination = MemoryDestination()
+        moment = at(until[0]) if until else None
+        await restore(opened(history, key, *older), "orders", into=destination, until=moment)
+        return destination.values["minute"]
+
+    history.archive = opened(history, key, *older)
+    assert await restored(8) == b"8"
+    assert len((await coverage(opened(history, key, *older), "orders")).moments) == 2
+    await history.write(21)
+    history.archive = opened(history, key, *older)
+    await history.back_up(22)
+    assert await restored() == b"21"
+    history.now = 30
+    report = await prune(opened(history, key, *older), "orders", policy=policy(15), clock=lambda: at(30))
+    assert report.removed
+    assert await opened(history, key, *older).targets() == ["orders"]
+
+
+WRAPPED = {
+    "of a newer format": record(99, "records-20261121T120000.000Z-aaaaaa"),
+    "nested deeply": DEEP,
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("junk", WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize("name", ["records-" + LATER, "log-20261121T235959.999Z-ffffff"])
+async def test_a_wrapped_key_that_somebody_adds_stops_nothing(
+    key: KeyFile, other: KeyFile, name: str, junk: bytes
+) -> None:
+    history = await sealed(key)
+    place = layout.wrapped_key("memory", "orders", name, key.id)
+    await history.archive.store.put(place, [junk])
+    await working(history, key)
+    report = await rotate(opened(history, other, key), "orders")
+    assert [(finding.severity, finding.subject) for finding in report.findings] == [("blocker", place)]
+    async for _ in opened(history, other).manifests("orders"):
+        pass
+
+
+async def manifest(history: History, kind: str, junk: bytes, id: str) -> None:
+    await history.archive.store.put(f"{PLACE}manifests/{id}.json", [junk or record(99, await name_of(history, kind))])
+
+
+@pytest.mark.parametrize("junk", [b"", DEEP], ids=["of a newer format", "nested deeply"])
+@pytest.mark.parametrize("id", [NEVER, "junk", "20000101T000000.000Z-ffffff"])
+async def test_a_manifest_that_somebody_adds_stops_nothing(key: KeyFile, id: str, junk: bytes) -> None:
+    history = await sealed(key)
+    await manifest(history, "records", junk, id)
+    await working(history, key)
+
+
+async def test_a_manifest_that_claims_to_be_the_newest_is_told_and_what_can_be_trusted_is_restored_by_name(
+    key: KeyFile,
+) -> None:
+    history = await sealed(key)
+    await manifest(history, "records", b"", LATER)
+    with pytest.raises(
+        NotRecoverable, match=rf"{LATER}.* it may be the newest \(.*RecoveryTarget.lsn\(.*can be trusted"
+    ):
+        await restore(opened(history, key), "orders", into=MemoryDestination())
+    destination = MemoryDestination()
+    await restore(opened(history, key), "orders", into=destination, until=at(19))
+    assert destination.values["minute"] == b"19"
+
+
+RECORDS: dict[str, str] = {
+    "branch": f"history/{LINEAGE}/99.json",
+    "lineage": "history/another/1.json",
+    "no lineage": "history/ANOTHER/1.json",
+    "gap": f"gaps/{LINEAGE}/1/{layout.gap(0, 1 << 32)}",
+    "watermark": f"watermarks/{LINEAGE}/1/{layout.watermark(1 << 40)}{layout.at_time(1)}",
+    "published": "runs/20261121T121500.000Z-aaaaaa/published.json",
+    "retired": "retired/20261121T121500.000Z-aaaaaa.json",
+    "restore": f"restores/{LATER}.json",
+}
+
+
+@pytest.mark.parametrize("place", RECORDS.values(), ids=RECORDS)
+@pytest.mark.parametrize("junk", [b"", DEEP], ids=["of a newer format", "nested deeply"])
+async def test_a_record_that_somebody_adds_stops_nothing(key: KeyFile, place: str, junk: bytes) -> None:
+    history = await sealed(key)
+    await history.archive.store.put(PLACE + place, [junk or record(99, await name_of(history, "records"))])
+    await working(history, key)
+
+
+async def test_a_name_in_the_list_of_targets_that_no_target_can_have_is_passed_over(key: KeyFile) -> None:
+    history = await sealed(key)
+    await history.archive.store.put("targets/ORDERS.json", [b"x"])
+    await working(history, key)

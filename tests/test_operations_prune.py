@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 from attrs import evolve
 
-from resilience import Archive, coverage, restore
+from resilience import Archive, coverage, restore, verify
 from resilience.archive import layout
 from resilience.keys import KeyFile
 from resilience.model.capture import Captured, Part
@@ -443,6 +443,27 @@ async def slicing() -> History:
     return history
 
 
+async def put_back(history: History, key: str, data: bytes) -> None:
+    await history.archive.store.delete(key)
+    await history.archive.store.put(key, [data])
+
+
+async def test_a_backup_whose_manifest_somebody_deleted_can_be_had_back() -> None:
+    archive, history = simple()
+    (one,), _ = await chain(history, 1), await chain(history, 90)
+    key = layout.manifest("memory", "orders", one.id)
+    taken = await read(archive.store, key)
+    await archive.store.delete(key)
+    plan = await planned(history, policy(60 * 24), 100)
+    assert [(each.backup, each.stays) for each in plan.leftovers] == [(one.id, True)]
+    assert (await pruned(history, plan, 100)).objects == 0
+    await archive.store.put(key, [taken])
+    assert one.id in await ids(archive)
+    assert not (await verify(archive, one)).findings
+    await archive.store.delete(key)
+    assert (await pruned(history, policy(60), 200)).objects > 0
+
+
 async def test_superseded_slices_and_watermarks_go_and_a_damaged_segment_keeps_its_slices() -> None:
     history = await slicing()
     assert len([key for key in await keys(history.archive) if "/slices/" in key]) == 2
@@ -453,8 +474,11 @@ async def test_superseded_slices_and_watermarks_go_and_a_damaged_segment_keeps_i
     await pruned(history, how)
     assert len([key for key in await keys(history.archive) if "/slices/" in key]) == 1
     assert len([key for key in await keys(history.archive) if "/watermarks/" in key]) == 1
-    await history.archive.store.delete(segment)
-    await history.archive.store.put(segment, [taken])
+    await put_back(history, segment, taken)
+    await change(history.archive.store, segment, flipped(-1))
+    await pruned(history, how)
+    assert len([key for key in await keys(history.archive) if "/slices/" in key]) == 1
+    await put_back(history, segment, taken)
     await pruned(history, how, 40)
     assert [key for key in await keys(history.archive) if "/slices/" in key] == []
 

@@ -283,16 +283,16 @@ def test_nothing_usable_at_all_is_said() -> None:
     assert "no usable backup lies on the way to timeline 1" in refused(held(view(PLAIN)), LATEST)
 
 
-def test_of_a_hundred_thousand_backups_each_is_looked_at_once() -> None:
+def test_of_very_many_backups_each_is_looked_at_once() -> None:
     known = []
-    for number in range(100_000):
+    for number in range(20_000):
         parent = None if number % 24 == 0 else name(number - 1)
         kind = "base" if parent is None else "incremental"
         known.append(evolve(taken(number, 100 * number, ended=60 * number), parent=parent, kind=kind))
     del known[240]
-    held = holdings("orders", known, view({"1": entries(0, 10_000_000)}), kinds=("base", "incremental"))
-    assert len(held.backups) == 100_000 - 24
+    held = holdings("orders", known, view({"1": entries(0, 2_000_000)}), kinds=("base", "incremental"))
+    assert len(held.backups) == 20_000 - 24
     assert {each.text for each in held.broken} == {
         f"not usable: {name(241)} builds on {name(240)}, which the archive does not hold"
     }
-    assert held.decide(RecoveryTarget.latest()).chain[-1].id == name(99_999)
+    assert held.decide(RecoveryTarget.latest()).chain[-1].id == name(19_999)

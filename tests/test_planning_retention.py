@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from resilience import reference
 from resilience.model.errors import Refused
 from resilience.model.findings import Doubt
-from resilience.model.log import Gap
+from resilience.model.log import Gap, Watermark
 from resilience.model.manifests import Manifest
 from resilience.model.pruning import PrunePlan
 from resilience.model.retention import Keep, RetentionPolicy, RetentionRule
 from resilience.model.stock import ArchiveFacts, BackupObjects, LogObjects, StoredEntry, StoredRecord
 from resilience.planning.retention import common, plan_prune, ranked
 
-from .plans import at, fork, gap, name, taken
+from .plans import at, fork, gap, name, place, taken
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -275,6 +275,63 @@ def test_only_what_two_looks_agree_on_goes() -> None:
     assert common(shown, shown) == shown
 
 
+def test_the_end_of_a_log_stays_however_long_nothing_was_written() -> None:
+    entries = [stored(each, each + 10) for each in range(0, 60, 10)]
+    how = policy(rule(lasting(30)), window=30)
+    plan = decided([taken(1, 15)], how, now=900, logs=[log({"1": entries})])
+    assert [trim.stretches[-1].ends.offset for trim in plan.log] == [10]
+    idle = Watermark(begins=place(0, "2"), ends=place(60, "2"), complete_at=at(899))
+    older = {"1": entries, "2": [stored(50, 60, written=55)]}
+    one = evolve(log(older, fork("2", 55)), watermarks=(idle,))
+    plan = decided([taken(1, 15), taken(2, 58, ended=899)], how, now=900, logs=[one])
+    assert name(1) in plan.kept  # timeline 1 is left; 2 is idle, and its latest starts there
+    assert [(trim.branch, trim.stretches[-1].ends.offset) for trim in plan.log] == [("1", 10)]
+
+
+def test_what_leads_to_the_timeline_that_is_written_stays_after_a_recovery_to_a_moment() -> None:
+    entries = {
+        "1": [stored(each, each + 10) for each in range(0, 100, 10)],
+        "2": [stored(50, 60, written=120), stored(60, 70, written=130)],
+    }
+    known = [taken(1, 45), taken(2, 95)]
+    plan = decided(known, policy(rule(lasting(30))), now=200, logs=[log(entries, fork("2", 55))])
+    assert set(plan.kept) == {name(1), name(2)}
+    assert reasons(plan)[name(1)] == "the newest that leads to timeline 2, which was written last"
+    assert [(trim.branch, trim.stretches[-1].ends.offset) for trim in plan.log] == [("1", 40)]
+
+
+def test_what_builds_on_a_manifest_that_cannot_be_read_now_stays() -> None:
+    known = [taken(1, 10), taken(4, 40, parent=3), taken(5, 50, parent=4)]
+    doubt = Doubt(backup=name(3), subject="key", text="it is sealed with a key that is not here")
+    how = policy(rule(lasting(1)), rule(lasting(1), kind="incremental"))
+    plan = decided(known, how, now=100, also=[left(3, 30, manifest=True)], doubts=[doubt])
+    assert set(plan.kept) == {name(1), name(4), name(5)}
+    assert reasons(plan)[name(5)] == f"{name(3)}, which it builds on, cannot be read now"
+
+
+@pytest.mark.parametrize("manifest", [True, False], ids=["damaged", "hidden"])
+def test_which_came_first_is_not_only_for_the_hosts_clocks_to_say(manifest: bool) -> None:
+    known = [taken(4, 10), taken(5, 50)]
+    doubt = Doubt(backup=name(3), subject="key", text="it cannot be used")
+    lost = left(3, 30, manifest=manifest, kind="incremental")
+    plan = decided(known, policy(rule(lasting(1))), now=100, also=[lost], doubts=[doubt])
+    assert name(4) in plan.kept
+
+
+def test_a_backup_whose_manifest_was_deleted_stays_as_long_as_it_would_have() -> None:
+    also = [left(1, 10, published=True), left(2, 60, published=True), left(3, 10, retired=True), left(6, 1)]
+    known = [taken(4, 99)]
+    plan = decided(known, policy(rule(lasting(60)), forever=[name(6)]), now=100, also=also)
+    assert {each.backup: each.stays for each in plan.leftovers} == {
+        name(1): False,
+        name(2): True,
+        name(3): False,
+        name(6): True,
+    }
+    assert {name(2), name(6)} <= {each.subject for each in plan.findings}
+    assert [each.stays for each in decided(known, policy(), now=100, also=also[:1]).leftovers] == [True]
+
+
 def test_a_plan_shows_one_line_a_backup_and_turns_into_json() -> None:
     known = [taken(number, 10 * number) for number in range(1, 4)]
     plan = decided(known, policy(rule(lasting(35))), now=50)
@@ -496,15 +553,40 @@ def wanted(past: Past, how: RetentionPolicy) -> set[str]:
     return found
 
 
+def latest(past: Past, how: RetentionPolicy) -> set[str]:
+    """What the latest is restored from: the newest on the way to the branch that was written last."""
+    there = {each.id: each for each in past.backups}
+
+    def whole(each: Manifest) -> bool:
+        return each.parent is None or (each.parent in there and whole(there[each.parent]))
+
+    usable = [each for each in past.backups if each.kind != "dump" and whole(each)]
+    written = [(at(WRITTEN * b), branch) for branch, some in past.bytes_of.items() for _, b in some]
+    written += [(at(WRITTEN * b), branch) for branch, some in past.slices_of.items() for _, b, _ in some]
+    written += [(each.ended_at, each.recovery_point.position.branch) for each in usable]
+    if not written:
+        return set()
+    legs = list(enumerate(ways(past, max(written)[1])))
+    points = [(each, each.recovery_point.position) for each in usable]
+    found = [
+        (number, point.offset, each.ended_at, each.id)
+        for each, point in points
+        for number, (leg, left) in legs
+        if leg == point.branch and point.offset <= left
+    ]
+    newest = [there[max(found)[-1]]] if found else []
+    return {each.id for each in newest if all(one.at_least for one in how.rules if one.kind == each.kind)}
+
+
 @settings(max_examples=400, deadline=None)
 @given(pasts(), policies())
 def test_every_kept_recovery_point_stays_restorable_whatever_the_history(past: Past, how: RetentionPolicy) -> None:
     try:
         plan = decided(past.backups, how, now=past.now, logs=[facts_of(past)])
     except Refused:
-        assert not wanted(past, how)
+        assert not wanted(past, how) | latest(past, how)
         return
-    needed = wanted(past, how)
+    needed = wanted(past, how) | latest(past, how)
     there = {each.id: each for each in past.backups}
     for backup in [*needed]:
         parent = there[backup].parent

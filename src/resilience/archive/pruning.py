@@ -11,7 +11,15 @@ from datetime import datetime
 from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, finish, stop_tasks
-from resilience.model.errors import AlreadyExists, Corrupt, KeyMissing, Refused, ResilienceError, Unsupported
+from resilience.model.errors import (
+    AlreadyExists,
+    Corrupt,
+    KeyMissing,
+    NotRehydrated,
+    Refused,
+    ResilienceError,
+    Unsupported,
+)
 from resilience.model.json import to_json
 from resilience.model.log import LogEntry, Stretch
 from resilience.model.manifests import Manifest
@@ -167,7 +175,7 @@ class Pruning:
                     yield info
 
     async def _superseded(self, trim: LogTrim) -> AsyncGenerator[ObjectInfo]:
-        """Yield slices that a whole segment has; its head is read first, so that a name alone is not believed."""
+        """Yield slices that a whole segment has; all of that is read first, so that nothing is believed that it says."""
         whose = (self.system, self.target, trim.lineage, trim.branch)
         async with closing(self.store.list(layout.segments(*whose))) as infos:
             segments = [stretch async for info in infos if (stretch := layout.stretch(info.key))]
@@ -225,9 +233,10 @@ async def _some_of(running: set[asyncio.Task[Removed]]) -> Removed:
 
 
 async def _readable(log: Log, branch: str, begins: int, ends: int) -> bool:
+    """Read a segment from end to end: slices are what is left of one that is damaged, so they go last."""
     try:
-        await log.describe(LogEntry(begins=place(branch, begins), ends=place(branch, ends)))
-    except (Corrupt, KeyMissing, Unsupported):
+        await log.read(LogEntry(begins=place(branch, begins), ends=place(branch, ends)))
+    except (Corrupt, KeyMissing, NotRehydrated, Unsupported):
         return False
     return True
 

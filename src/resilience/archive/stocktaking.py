@@ -20,7 +20,7 @@ from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .chain import Retired
-from .draft import RunStarted
+from .draft import RunEnded, RunStarted
 from .records import Records
 from .small import whole
 
@@ -63,6 +63,8 @@ class Stock:
                 lies = await self._running(lies)
             if lies.retired and lies.objects and not lies.manifest:
                 lies = evolve(lies, retired=await self._retired(backup, records))
+            if lies.objects and not (lies.manifest or lies.running or lies.published):
+                lies = evolve(lies, published=await self._succeeded(backup))
             if lies.objects or lies.manifest or lies.running:
                 found.append(lies)
         return tuple(found)
@@ -82,6 +84,7 @@ class Stock:
             lineage=facts.lineage,
             branches=facts.branches,
             gaps=facts.gaps,
+            watermarks=facts.watermarks,
             entries=dict(lies.entries),
             outdated={name: [StoredRecord(each.key, each.size, each.modified) for each in old[name]] for name in old},
             files=lies.files,
@@ -93,6 +96,13 @@ class Stock:
             started = from_json(data or b"", RunStarted)
             return evolve(lies, kind=lies.kind or started.kind, parent=started.parent)
         return lies
+
+    async def _succeeded(self, backup: str) -> bool:
+        """Tell whether a run ended well: its manifest was there."""
+        data = await whole(self.store, layout.run(self.system, self.target, backup, "ended"))
+        with suppress(msgspec.MsgspecError, ValueError):
+            return from_json(data or b"", RunEnded).outcome == "succeeded"
+        return False
 
     def _sort(self, info: ObjectInfo, first: str, rest: list[str]) -> None:
         match first, rest:
@@ -158,6 +168,7 @@ class _Found:
             newest=self.newest,
             manifest=self.manifest is not None,
             retired=self.retired,
+            published=self.manifest is None and "published" in self.moments,
             running="started" in self.moments and "ended" not in self.moments,
             held=self.held or ("" if self.manifest is None else self.manifest.held),
         )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from attrs import field, frozen
 
-from .log import Branch, Gap
+from .log import Branch, Gap, Watermark
 from .moments import aware
 from .show import Shown
 
@@ -18,9 +18,10 @@ class BackupObjects(Shown):
     """What lies under the id of one backup, or of an attempt to take one.
 
     `bytes` are stored ones, of `objects` and of the manifest, if there is a `manifest`. `newest` is when the last
-    of all that was written, by the store's clock. `retired`: a record says that it was removed on purpose. `running`:
-    its run record was begun and not ended, so it runs, or was killed; then `parent` is what it builds on. `held` says
-    why something of it cannot be removed, empty if nobody knows a reason.
+    of all that was written, by the store's clock. `retired`: a record says that it was removed on purpose.
+    `published`: its manifest is not there, and a record says that it once was. `running`: its run record was begun and
+    not ended, so it runs, or was killed; then `parent` is what it builds on. `held` says why something of it cannot be
+    removed, empty if nobody knows a reason.
     """
 
     id: str
@@ -30,6 +31,7 @@ class BackupObjects(Shown):
     newest: datetime = field(validator=aware)
     manifest: bool = False
     retired: bool = False
+    published: bool = False
     running: bool = False
     parent: str | None = None
     held: str = ""
@@ -63,6 +65,7 @@ class LogObjects(Shown):
     lineage: str
     branches: tuple[Branch, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    watermarks: tuple[Watermark, ...] = ()
     entries: Mapping[str, Sequence[StoredEntry]] = field(factory=dict, repr=False)
     outdated: Mapping[str, Sequence[StoredRecord]] = field(factory=dict, repr=False)
     files: Sequence[StoredRecord] = field(default=(), repr=False)

@@ -23,7 +23,7 @@ from resilience.model.stock import ArchiveFacts, BackupObjects
 
 from .chains import REPLAYABLE, broken_chains
 from .trimming import common_trims, plan_trims
-from .window import window_starts
+from .window import newest_on, window_starts
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -54,6 +54,7 @@ def plan_prune(
     starts = window_starts(usable, facts.logs, now - policy.window) if policy.window is not None else None
     for each in [] if starts is None else [*starts.bases, *starts.bridges]:
         choice.keep(each.id, f"moments of the last {as_span(policy.window)} start from it")
+    choice.latest(usable)
     choice.parents()
     if known and not choice.kept:
         raise Refused(
@@ -180,8 +181,10 @@ class _Choice:
             if each.held and each.manifest:
                 self.keep(each.id, f"held: {each.held}")
         for manifest in self.known if doubtful else ():
-            if manifest.kind in REPLAYABLE and any(manifest.id < each.id for each in doubtful):
+            if manifest.kind in REPLAYABLE and any(self._precedes(manifest, each) for each in doubtful):
                 self.keep(manifest.id, "a later backup that may build on it cannot be read")
+        for backup, missing in self._on_doubts().items():
+            self.keep(backup, f"{missing}, which it builds on, cannot be read now")
         for backup, why in spared.items():
             self.keep(backup, why)
 
@@ -190,7 +193,38 @@ class _Choice:
         found = [
             self.stock[each.backup] for each in self.doubts if each.backup is not None and each.backup in self.stock
         ]
-        return [each for each in found if each.manifest and (each.kind in REPLAYABLE or not each.kind)]
+        return [
+            each for each in found if (each.manifest or each.objects) and (each.kind in REPLAYABLE or not each.kind)
+        ]
+
+    def _precedes(self, one: Manifest, other: BackupObjects) -> bool:
+        """Tell whether a backup may have been there before another: the hosts' clocks say so, or the store's does."""
+        lies = self.stock.get(one.id)
+        return one.id < other.id or (lies is not None and lies.newest <= other.newest)
+
+    def _on_doubts(self) -> dict[str, str]:
+        """Return the backups that build, directly or not, on one that cannot be used: it may be mended yet."""
+        doubtful = {each.backup for each in self.doubts if each.backup is not None}
+        by_id = {each.id: each for each in self.known}
+        found: dict[str, str] = {}
+        for backup in self.broken if doubtful else ():
+            at, way = by_id[backup], set[str]()
+            while at.parent in by_id and at.id not in way:
+                way.add(at.id)
+                at = by_id[at.parent]
+            if at.parent is not None and at.parent in doubtful:
+                found[backup] = at.parent
+        return found
+
+    def latest(self, usable: Sequence[Manifest]) -> None:
+        """Let stay what the latest is restored from: after a recovery to a moment that is not the newest backup."""
+        found = newest_on(self.facts.logs, usable)
+        if found is None:
+            return
+        branch, newest = found
+        rule = self.policy.rule(newest.system, newest.kind)
+        if rule is None or rule.at_least:
+            self.keep(newest.id, f"the newest that leads to timeline {branch}, which was written last")
 
     def parents(self) -> None:
         """Let everything stay that something kept builds on."""
@@ -224,6 +258,8 @@ class _Choice:
         for each in self.facts.backups:
             if each.objects and not each.manifest:
                 reason, stays = self._left(each)
+                if stays and (each.published or each.id in self.policy.forever):
+                    self._warn(each.id, "its manifest is missing, and nobody has retired it: was it deleted?")
                 yield Decision(
                     backup=each.id,
                     kind=each.kind,
@@ -240,11 +276,23 @@ class _Choice:
             return "its manifest is missing, and nobody has retired it", True
         if each.retired:
             return "it was retired, and something of it is left", False
+        if each.id in self.policy.forever:
+            return "kept for ever, by name, though its manifest is missing", True
         quiet = as_span(max(self.now - each.newest, timedelta(0)))
         if self._may_run(each):
             return f"last written {quiet} ago: it may be a running backup's", True
+        if each.published:
+            return self._unlisted(each, quiet)
         what = "never ended" if each.running else "published nothing"
         return f"{what}, and nothing was written for {quiet}", False
+
+    def _unlisted(self, each: BackupObjects, quiet: str) -> tuple[str, bool]:
+        """Decide about a backup that somebody has removed the manifest of, and nothing else: it may come back."""
+        rule = self.policy.rule(self.facts.system, each.kind)
+        longest = max((keep.lasting for keep in rule.keep), default=None) if rule is not None else None
+        if longest is not None and self.now - each.newest > longest:
+            return f"its manifest is missing, and it is {quiet} old, past {as_span(longest)}", False
+        return "it was published, its manifest is missing, and nobody has retired it", True
 
     def _may_run(self, each: BackupObjects) -> bool:
         return self.now - each.newest <= self.policy.grace

@@ -22,7 +22,8 @@ from .log import LogView, Path, leg_of, runs
 class Starts:
     """What the moments since the window `opens` start from.
 
-    `bases` are the newest backups before it, one a branch that was written since; the log is needed from them on.
+    `bases` are the newest backups before it, one a branch that was written since, or last of all; the log is needed
+    from them on.
     `bridges` are those behind a hole of the log, where nothing else leads on.
     """
 
@@ -38,10 +39,12 @@ def window_starts(usable: Iterable[Manifest], logs: Sequence[LogObjects], opens:
         by_lineage[each.lineage].append(each)
     bases: dict[str, Manifest] = {}
     bridges: dict[str, Manifest] = {}
+    last = last_moved(logs, by_lineage)
     for log in logs:
         own = by_lineage[log.lineage]
-        view = _viewed(log)
-        for branch in sorted(_moved_since(log, own, opens)):
+        view = viewed(log)
+        moved = {name for name, moment in moves(log, own).items() if moment > opens}
+        for branch in sorted(moved | ({last[1]} if last is not None and last[0] == log.lineage else set())):
             path = view.path(branch)
             on = on_path(own, path)
             if not on:
@@ -63,9 +66,41 @@ def on_path(own: Iterable[Manifest], path: Path) -> list[Manifest]:
     return [each for *_, each in sorted(found, key=lambda item: item[:-1])]
 
 
-def _moved_since(log: LogObjects, own: Iterable[Manifest], opens: datetime) -> set[str]:
-    moved = {name for name, entries in log.entries.items() if any(each.modified > opens for each in entries)}
-    return moved | {each.recovery_point.position.branch for each in own if each.ended_at > opens}
+def moves(log: LogObjects, own: Iterable[Manifest]) -> dict[str, datetime]:
+    """Return until when each branch has moved, or was known to be complete though nothing was written."""
+    found = {name: max(each.modified for each in entries) for name, entries in log.entries.items() if entries}
+    times = [(each.recovery_point.position.branch, each.ended_at) for each in own]
+    times += [(mark.branch, mark.complete_at) for mark in log.watermarks if mark.complete_at is not None]
+    for name, moment in times:
+        found[name] = max(found.get(name, moment), moment)
+    return found
+
+
+def last_moved(logs: Sequence[LogObjects], own: Mapping[str, Sequence[Manifest]]) -> tuple[str, str] | None:
+    """Return the lineage and the branch that moved last: what is restored as the latest, however long ago it was."""
+    found = [
+        (moment, len(name), name, log.lineage)
+        for log in logs
+        for name, moment in moves(log, own.get(log.lineage, ())).items()
+    ]
+    if not found:
+        return None
+    _, _, name, lineage = max(found)
+    return lineage, name
+
+
+def newest_on(logs: Sequence[LogObjects], usable: Iterable[Manifest]) -> tuple[str, Manifest] | None:
+    """Return the branch that moved last, and the newest backup that leads to it; None if there is none."""
+    by_lineage: dict[str, list[Manifest]] = defaultdict(list)
+    for each in usable:
+        by_lineage[each.lineage].append(each)
+    if (last := last_moved(logs, by_lineage)) is None:
+        return None
+    lineage, branch = last
+    for log in logs:
+        if log.lineage == lineage and (on := on_path(by_lineage[lineage], viewed(log).path(branch))):
+            return branch, on[-1]
+    return None
 
 
 def _bridges(view: LogView, path: Path, on: Sequence[Manifest]) -> Iterable[Manifest]:
@@ -81,7 +116,8 @@ def _bridges(view: LogView, path: Path, on: Sequence[Manifest]) -> Iterable[Mani
         reached = max(reached, steps[-1].ends.offset if steps else here.offset)
 
 
-def _viewed(log: LogObjects) -> LogView:
+def viewed(log: LogObjects) -> LogView:
+    """Return what a survey saw of a log as a view of it."""
     listed = {name: _entries(name, entries) for name, entries in log.entries.items()}
     lost: Mapping[str, list[LogEntry]] = listed
     return LogView(

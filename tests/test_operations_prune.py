@@ -358,6 +358,40 @@ async def test_a_run_that_was_given_up_can_no_longer_publish() -> None:
     assert len(await ids(archive)) == 1
 
 
+async def test_a_run_that_is_given_up_while_it_publishes_leaves_no_manifest_without_objects() -> None:
+    archive, history = simple()
+    await chain(history, 1)
+    history.now, published = 2, asyncio.Event()
+
+    async def publishes(operation: str, key: str) -> None:
+        if operation == "delete" and "/base/" in key and not published.is_set():
+            published.set()
+            go_on.set()
+            with pytest.raises(Conflict, match="a prune has given it up"):
+                await publish
+
+    async def gives_up(operation: str, key: str) -> None:
+        if operation == "put" and key == layout.manifest("memory", "orders", plan.id):
+            looked.set()
+            await go_on.wait()
+
+    looked, go_on, store = asyncio.Event(), asyncio.Event(), archive.store
+    plan = draft_of(2, number=3)
+    archive.store = WatchedStore(store, gives_up)
+    with pytest.raises(Conflict):
+        async with archive.draft(plan) as draft:
+            await draft.store(Part(name="one", chunks=_chunks(b"some" * 300)))
+            publish = asyncio.create_task(draft.publish(captured(2)))
+            await looked.wait()
+            archive.store = WatchedStore(store, publishes)
+            await pruned(history, policy(grace=15), 500)
+            assert published.is_set()
+            await publish
+    archive.store = store
+    assert plan.id not in await ids(archive)
+    assert not [key for key in await keys(archive) if f"/base/{plan.id}" in key]
+
+
 async def test_what_a_running_incremental_backup_builds_on_stays() -> None:
     archive, history = simple()
     (old,), _ = await chain(history, 1), await chain(history, 400)
@@ -459,7 +493,7 @@ async def test_a_backup_whose_manifest_somebody_deleted_can_be_had_back() -> Non
     assert (await pruned(history, plan, 100)).objects == 0
     await archive.store.put(key, [taken])
     assert one.id in await ids(archive)
-    assert not (await verify(archive, one)).findings
+    assert (await verify(archive, one)).passed
     await archive.store.delete(key)
     assert (await pruned(history, policy(60), 200)).objects > 0
 

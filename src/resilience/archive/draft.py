@@ -112,26 +112,30 @@ class Draft:
         except AlreadyExists as error:
             self._publishing = False  # what stands there is not ours
             raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
+        await self._refuse_given_up()  # once more: now a prune sees the manifest, or this sees that it gave up
         if self.sealing is not None:
             await self.chain.published(manifest.id, digest_of(data))
         return manifest
 
     async def _find_parent(self) -> None:
         """Look whether this backup was given up, or what it builds on retired, while it was written."""
-        ended = layout.run(self.plan.system, self.plan.target, self.plan.id, "ended")
-        if await self._writer.store.stat(ended) is not None:
-            raise Conflict(
-                "nothing was written for so long that a prune has given it up",
-                operation="publish",
-                subject=self.plan.id,
-                hint="take it again",
-            )
+        await self._refuse_given_up()
         parent = self.plan.parent
         if parent is None:
             return
         if await self._writer.store.stat(layout.manifest(self.plan.system, self.plan.target, parent)) is None:
             raise Conflict(
                 f"its parent {parent} has been retired meanwhile",
+                operation="publish",
+                subject=self.plan.id,
+                hint="take it again",
+            )
+
+    async def _refuse_given_up(self) -> None:
+        ended = layout.run(self.plan.system, self.plan.target, self.plan.id, "ended")
+        if await self._writer.store.stat(ended) is not None:
+            raise Conflict(
+                "nothing was written for so long that a prune has given it up",
                 operation="publish",
                 subject=self.plan.id,
                 hint="take it again",

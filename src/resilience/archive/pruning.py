@@ -113,7 +113,11 @@ class Pruning:
         # Looked at after the run was ended: whoever publishes looks for that first.
         if await self.store.stat(layout.manifest(self.system, self.target, leftover.id)) is not None:
             return Removed(gone=False)
-        return await self._objects(leftover.kind, leftover.id)
+        removed = await self._objects(leftover.kind, leftover.id)
+        # Who had looked before that and published only now is told so too: what stands there has lost its objects.
+        if (late := await self.store.stat(layout.manifest(self.system, self.target, leftover.id))) is not None:
+            removed += await self._delete(late)
+        return removed
 
     async def _give_up(self, leftover: BackupObjects, quiet: datetime) -> bool:
         """End a run that nobody ended, so that it can no longer publish; False if it writes."""
@@ -175,7 +179,7 @@ class Pruning:
                     yield info
 
     async def _superseded(self, trim: LogTrim) -> AsyncGenerator[ObjectInfo]:
-        """Yield slices that a whole segment has; all of that is read first, so that nothing is believed that it says."""
+        """Yield slices that a whole segment has; all of that is read first: nothing is believed unseen."""
         whose = (self.system, self.target, trim.lineage, trim.branch)
         async with closing(self.store.list(layout.segments(*whose))) as infos:
             segments = [stretch async for info in infos if (stretch := layout.stretch(info.key))]

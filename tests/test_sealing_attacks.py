@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from resilience.operations.rotate import rotate
 from resilience.primitives import KeyEncryptionKey, ObjectStore
 from resilience.stores import MemoryStore
 from resilience.testing import archivers
-from resilience.testing.archivers import CAPTURED, PARTS, plan, read_all, slowly, write
+from resilience.testing.archivers import CAPTURED, MOMENT, PARTS, plan, read_all, slowly, write
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.faults import Change, WatchedStore, changed, flipped, gone
 from resilience.testing.memory import MemoryDestination
@@ -296,6 +297,34 @@ async def test_backups_taken_at_once_are_all_missed_when_they_are_hidden(archive
         async with changed(archive.store, key_of(each), gone):
             await hide(archive, each, runs=True)
             assert each.id in [doubt.backup for doubt in (await looked(archive))[1]]
+
+
+async def test_a_backup_that_ran_long_is_missed_when_it_is_hidden_though_many_were_planned_after_it(
+    archive: Archive,
+) -> None:
+    async with archive.draft(plan(1)) as slow:
+        for each in range(2, 8):
+            await write(archive, plan(each))
+        long = await slow.publish(CAPTURED)
+    last = await write(archive, plan(8))
+    assert [each.id for each in last.predecessors] == [long.id]
+    await hide(archive, long, runs=True)
+    assert [doubt.backup for doubt in (await looked(archive))[1]] == [long.id]
+
+
+@pytest.mark.parametrize("witnessed", [False, True])
+async def test_a_backup_that_ran_for_days_is_missed_when_it_is_hidden_before_another_was_taken(
+    archive: Archive, witnessed: bool
+) -> None:
+    archive.witness = MemoryStore() if witnessed else None
+    async with archive.draft(plan(1)) as slow:
+        await write(archive, plan(3 * 24 * 60))
+        long = await slow.publish(CAPTURED)
+    await hide(archive, long, runs=witnessed)
+    fresh, doubts = again(archive, key=archive.key), list[Doubt]()
+    fresh.witness, fresh.clock = archive.witness, lambda: MOMENT + timedelta(days=4)
+    assert [each.id async for each in fresh.manifests("orders", doubts=doubts)] == [plan(3 * 24 * 60).id]
+    assert [doubt.backup for doubt in doubts] == [long.id]
 
 
 async def test_what_was_retired_by_who_may_is_not_missed(archive: Archive) -> None:

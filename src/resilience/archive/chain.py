@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 from attrs import field, frozen
@@ -16,16 +16,22 @@ from attrs import field, frozen
 from resilience.concurrency import closing
 from resilience.model.errors import AlreadyExists, Corrupt, KeyMissing, ResilienceError, Unsupported
 from resilience.model.findings import Doubt
+from resilience.model.ids import planned_at
 from resilience.model.manifests import Manifest, Predecessor
 from resilience.model.moments import aware
-from resilience.primitives import ObjectStore
+from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .records import Records
 from .small import whole
 
 NAMED = 4
-"""How many of the newest backups are looked at for those that no other names: as many may be taken at once."""
+"""How many of the newest backups are looked at for those that no other names: as many may be taken at once.
+
+As many of those that were planned last, and as many of those that were published last.
+"""
+LONGEST = timedelta(days=8)
+"""How long a backup may run: one that was planned earlier may have been published after the newest was."""
 DAYS = 31
 _PUBLISHED = "published"
 _logger = logging.getLogger("resilience")
@@ -117,11 +123,11 @@ class Chain:
         """
         known = {each: f"{by} came after it" for each, by in named.items()}
         newest, silent = max(found, default=""), list[Doubt]()
-        async for each in self._published(self.records.store, newest):
+        async for each in self._published(self.records.store, newest, found):
             known.setdefault(each, "it was published")
         if self.witness is not None:
             try:
-                async for each in self._published(self.witness, newest):
+                async for each in self._published(self.witness, newest, found):
                     known.setdefault(each, "the witness was told of it")
             except (ResilienceError, OSError) as error:
                 text = f"the witness could not be asked whether a newer backup was hidden: {error}"
@@ -153,13 +159,13 @@ class Chain:
             hint="look where the store keeps what was deleted; in a copy of the archive it may not have arrived yet",
         )
 
-    async def _published(self, store: ObjectStore, since: str) -> AsyncGenerator[Predecessor]:
-        """Yield what records say was published on the day of the backup `since` or later."""
+    async def _published(self, store: ObjectStore, newest: str, there: Container[str]) -> AsyncGenerator[Predecessor]:
+        """Yield what records say was published, and is not `there`, about when the newest was taken or later."""
         runs = layout.runs(self.records.system, self.records.target)
-        for day in _days(since, self.clock()):
+        for day in _days(newest, self.clock()):
             async with closing(store.list(runs + day)) as infos:
                 keys = [info.key async for info in infos if info.key.endswith(f"/{_PUBLISHED}.json")]
-            for key in keys:
+            for key in [each for each in keys if each.split("/")[-2] not in there]:
                 try:
                     data = await whole(store, key)
                     record = None if data is None else await self.records.unwrapped(key, data, Published)
@@ -171,23 +177,27 @@ class Chain:
     async def _newest(self) -> list[str]:
         """Return the keys of the newest manifests, listing no more than is needed to find some."""
         prefix = layout.manifests(self.records.system, self.records.target)
-        now = f"{self.clock().astimezone(UTC):%Y%m%d}"
-        keys: list[str] = []
-        for digits in (8, 6, 4, 0):
-            async with closing(self.records.store.list(prefix + now[:digits])) as infos:
-                keys = [info.key async for info in infos]
-            if len(keys) >= NAMED:
+        now = self.clock().astimezone(UTC)
+        last = [f"{moment:%Y%m%d}" for moment in (now - LONGEST, now, now + timedelta(days=1))]
+        found: list[ObjectInfo] = []
+        for digits in (6, 4, 0):
+            found = []
+            for beginning in sorted({each[:digits] for each in last}):
+                async with closing(self.records.store.list(prefix + beginning)) as infos:
+                    found += [info async for info in infos]
+            if len(found) >= NAMED:
                 break
-        return keys[-NAMED:]
+        latest = sorted(found, key=lambda info: info.modified)[-NAMED:]
+        return sorted({info.key for info in (*found[-NAMED:], *latest)})
 
     def _manifest(self, backup: str) -> str:
         return layout.manifest(self.records.system, self.records.target, backup)
 
 
-def _days(since: str, now: datetime) -> Iterator[str]:
-    """Yield how ids begin from the day of one of them on, day by day; if there are too many days, at once."""
+def _days(newest: str, now: datetime) -> Iterator[str]:
+    """Yield how ids begin that may have been published after the newest was planned; if of too many days, at once."""
     today = now.astimezone(UTC).date()
-    first = date(int(since[:4]), int(since[4:6]), int(since[6:8])) if since else date.min
+    first = planned_at(newest).date() - LONGEST if newest else date.min
     if not 0 <= (today - first).days <= DAYS:
         yield ""
         return

@@ -11,12 +11,12 @@ import pytest
 from resilience import Archive, coverage, restore
 from resilience.archive import layout
 from resilience.keys import KeyFile
-from resilience.model.errors import NotRecoverable
+from resilience.model.errors import Corrupt, KeyMissing, NotRecoverable, Unsupported
 from resilience.model.json import to_json
-from resilience.operations.prune import prune
+from resilience.operations.prune import plan_prune, prune
 from resilience.operations.rotate import rotate
 from resilience.testing.memory import LINEAGE, MemoryDestination
-from resilience.testing.stores import listed
+from resilience.testing.stores import listed, read
 
 from .histories import History, at
 from .test_operations_prune import policy
@@ -165,3 +165,41 @@ async def test_a_name_in_the_list_of_targets_that_no_target_can_have_is_passed_o
     history = await sealed(key)
     await history.archive.store.put("targets/ORDERS.json", [b"x"])
     await working(history, key)
+
+
+FORGED = {
+    "of a newer format": b'{"format":99}',
+    "with a key that nobody has": None,
+    "that is none": b"",
+}
+
+
+@pytest.mark.parametrize("text", FORGED.values(), ids=FORGED)
+async def test_an_entry_that_somebody_adds_behind_the_log_leaves_what_lies_before_it(
+    key: KeyFile, other: KeyFile, text: bytes | None
+) -> None:
+    history = await sealed(key)
+    place = layout.segments("memory", "orders", LINEAGE, "1")
+    last = (await listed(history.archive.store, place))[-1].key
+    _, ends = layout.stretch(last) or pytest.fail(last)
+    junk = place + layout.segment(ends, ends + 7)
+    data = head(text) if text else b"junk"
+    if text is None:
+        data = await read(history.archive.store, last)
+        data = data.replace((await name_of(history, "log")).encode(), b"log-20261121T120000.000Z-ffffff")
+        length = 8 + int.from_bytes(data[4:8], "little")
+        data = head(data[72:length]) + data[length:]
+        await history.archive.store.put(f"{PLACE}keys/log-20261121T120000.000Z-ffffff/{other.id}.json", [b"x"])
+    await history.archive.store.put(junk, [data])
+
+    archive, destination = opened(history, key), MemoryDestination()
+    report = await restore(archive, "orders", into=destination, until=at(19))
+    assert destination.values["minute"] == b"19"
+    assert [finding.subject for finding in report.findings] == [junk]
+    found = await coverage(archive, "orders")
+    assert junk in [finding.subject for finding in found.findings]
+    assert await plan_prune(archive, "orders", policy=policy(15), clock=lambda: at(30))
+    destination = MemoryDestination()
+    with pytest.raises((Corrupt, KeyMissing, Unsupported), match=junk):
+        await restore(archive, "orders", into=destination)
+    assert destination.values == {} or text == b""

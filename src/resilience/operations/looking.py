@@ -10,9 +10,9 @@ from typing import TypeVar
 from attrs import define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
-from resilience.model.errors import Corrupt, NotRehydrated, ResilienceError
+from resilience.model.errors import Corrupt, KeyMissing, NotRehydrated, ResilienceError, Unsupported
 from resilience.model.findings import Doubt, Finding
-from resilience.model.log import LogEntry, LogFacts
+from resilience.model.log import LogEntry, LogFacts, Stretch
 from resilience.model.measured import RestoreMeasured
 from resilience.model.targets import RecoveryTarget
 from resilience.planning.course import Course, Holdings, holdings
@@ -71,6 +71,7 @@ async def decided(
             held = evolve(held, view=view)
             course = await _decide(heads, held, until)
         refuse_doubtful(course, known, doubts, facts)
+        heads.refuse(course)
         course = evolve(course, findings=(*findings, *course.findings, *heads.findings, *as_findings(doubts)))
         yield Decided(course, log)
 
@@ -90,7 +91,7 @@ class Heads:
 
     log: Log
     findings: list[Finding] = field(factory=list, init=False)
-    _unreadable: set[LogEntry] = field(factory=set, init=False)
+    _unreadable: dict[LogEntry, ResilienceError] = field(factory=dict, init=False)
 
     async def read(self, entries: Iterable[LogEntry]) -> dict[LogEntry, LogEntry]:
         """Return what the heads of entries say, without those that cannot be read."""
@@ -101,14 +102,28 @@ class Heads:
             return None
         try:
             return await self.log.describe(entry)
-        except (Corrupt, NotRehydrated) as error:
-            self._unreadable.add(entry)
+        except (Corrupt, NotRehydrated, KeyMissing, Unsupported) as error:
+            self._unreadable[entry] = error
             text = f"when this part of the log was written is not known: {error.what}"
             hint = "what lies before it can be restored; take a backup, so that nothing later depends on it"
             if isinstance(error, NotRehydrated):
                 hint = "rehydrate() makes it readable; then plan again"
+            if isinstance(error, KeyMissing | Unsupported):
+                hint = error.hint
             self.findings.append(Finding(severity="warning", subject=error.subject or str(entry), text=text, hint=hint))
             return None
+
+    def refuse(self, course: Course) -> None:
+        """Raise KeyMissing or Unsupported if that is why an entry on the way to the end cannot be read."""
+        for entry, error in self._unreadable.items():
+            sealed = course.to_the_end and isinstance(error, KeyMissing | Unsupported)
+            if sealed and any(_holds(each, entry) for each in course.replay):
+                raise error
+
+
+def _holds(stretch: Stretch, entry: LogEntry) -> bool:
+    begins, ends = entry.begins.offset, entry.ends.offset
+    return stretch.branch == entry.branch and begins < stretch.ends.offset and stretch.begins.offset < ends
 
 
 async def listed(log: Log, facts: LogFacts, heads: Heads, *, begins: int = 0) -> LogView:

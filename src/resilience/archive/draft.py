@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Literal
 
@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from resilience.concurrency import finish
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import AlreadyExists, Conflict, ResilienceError
+from resilience.model.errors import AlreadyExists, Conflict, Refused, ResilienceError, Unavailable
 from resilience.model.json import to_json
 from resilience.model.manifests import FORMAT, SEALED_FORMAT, Manifest, Sealing, StoredPart
 from resilience.model.moments import aware
@@ -112,7 +112,9 @@ class Draft:
         except AlreadyExists as error:
             self._publishing = False  # what stands there is not ours
             raise Conflict("a backup of this id exists", operation="publish", subject=manifest.id) from error
-        await self._refuse_given_up()  # once more: now a prune sees the manifest, or this sees that it gave up
+        # Once more: now a prune sees the manifest, or this sees that it gave up. The backup exists if nobody answers.
+        with suppress(Refused, Unavailable, OSError):
+            await self._refuse_given_up()
         if self.sealing is not None:
             await self.chain.published(manifest.id, digest_of(data))
         return manifest

@@ -338,6 +338,27 @@ async def test_what_was_retired_by_who_may_is_not_missed(archive: Archive) -> No
     assert await looked(archive) == ([plan(4).id], [])
 
 
+async def test_the_records_of_many_retired_backups_are_read_at_once_and_each_once(archive: Archive) -> None:
+    written = [await write(archive, plan(each), {}) for each in range(1, 21)]
+    for each in written[::2]:
+        await archive.retire(each)
+    running, most, asked = 0, 0, list[str]()
+
+    async def watched(operation: str, key: str) -> None:
+        nonlocal running, most
+        if operation == "get" and "/retired/" in key:
+            asked.append(key)
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+    slow = again(Archive(WatchedStore(archive.store, watched)), key=archive.key)
+    doubts: list[Doubt] = []
+    assert [each.id async for each in slow.manifests("orders", doubts=doubts)] == [each.id for each in written[1::2]]
+    assert (doubts, len(asked), len(set(asked)), most) == ([], 10, 10, 10)
+
+
 async def test_nobody_without_the_key_can_say_that_a_backup_was_retired(archive: Archive, other: KeyFile) -> None:
     hidden, last = await write(archive, plan(1)), await write(archive, plan(2))
     forger = small_archive(MemoryStore(), key=other)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, Callable, Container, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Container, Iterable, Iterator, Mapping
+from contextlib import aclosing
 from datetime import UTC, date, datetime, timedelta
 
 from attrs import field, frozen
 
-from resilience.concurrency import closing
+from resilience.concurrency import awaited_in_order, closing
 from resilience.model.errors import AlreadyExists, Corrupt, KeyMissing, ResilienceError, Unsupported
 from resilience.model.findings import Doubt
 from resilience.model.ids import planned_at
@@ -23,7 +24,7 @@ from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .records import Records
-from .small import whole
+from .small import AHEAD, whole
 
 NAMED = 4
 """How many of the newest backups are looked at for those that no other names: as many may be taken at once.
@@ -133,9 +134,18 @@ class Chain:
                 text = f"the witness could not be asked whether a newer backup was hidden: {error}"
                 silent.append(Doubt(backup=None, subject=self.records.target, text=text))
         missing = [each for each in known if found.get(each.id) != each.sha256 and each.id not in told]
-        missing = [each for each in missing if not await self._has_come(each) and not await self._was_retired(each)]
-        hidden = [self._hidden(each, known[each], there=each.id in found) for each in sorted(missing, key=str)]
+        hidden = list[Doubt]()
+        async with aclosing(
+            awaited_in_order(_each(sorted(missing, key=str)), self._accounted_for, ahead=AHEAD)
+        ) as looked:
+            async for each, accounted_for in looked:
+                if not accounted_for:
+                    hidden.append(self._hidden(each, known[each], there=each.id in found))
         return [*hidden, *silent]
+
+    async def _accounted_for(self, backup: Predecessor) -> tuple[Predecessor, bool]:
+        """Tell whether a backup was removed by who may; after years of pruning most of those that are missing were."""
+        return backup, await self._was_retired(backup) or await self._has_come(backup)
 
     async def _has_come(self, backup: Predecessor) -> bool:
         """Look again: it may have been published after its place was listed."""
@@ -192,6 +202,11 @@ class Chain:
 
     def _manifest(self, backup: str) -> str:
         return layout.manifest(self.records.system, self.records.target, backup)
+
+
+async def _each(backups: Iterable[Predecessor]) -> AsyncGenerator[Predecessor]:
+    for backup in backups:
+        yield backup
 
 
 def _days(newest: str, now: datetime) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -11,7 +12,7 @@ from contextlib import aclosing, suppress
 
 import pytest
 
-from resilience.concurrency import closing, finish, in_background, in_order, in_thread, stop_tasks
+from resilience.concurrency import closing, finish, in_background, in_order, in_thread, pondered, stop_tasks
 from resilience.testing.cancellation import cancellations, nothing_left_running
 
 
@@ -251,3 +252,33 @@ async def test_the_helper_finds_a_swallowed_cancellation_a_task_and_a_generator_
             await drops()
     with pytest.raises(RuntimeError, match="was not made"):
         list(cancellations())
+
+
+async def test_the_collector_rests_until_the_last_long_thought_has_ended() -> None:
+    first, second = threading.Event(), threading.Event()
+
+    def think(until: threading.Event) -> bool:
+        until.wait(10)
+        return gc.isenabled()
+
+    def fail() -> None:
+        raise KeyError("why")
+
+    one = asyncio.create_task(pondered(think, first))
+    other = asyncio.create_task(pondered(think, second))
+    while gc.isenabled():
+        await asyncio.sleep(0)
+    with pytest.raises(KeyError):
+        await pondered(fail)
+    first.set()
+    assert not await one
+    assert not gc.isenabled()
+    second.set()
+    assert not await other
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        await pondered(think, first)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -7,11 +7,14 @@ cancelled, so that nothing writes to a file or reads a socket that has been clos
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
+from threading import Lock
 from typing import ParamSpec, TypeVar
 
 S = TypeVar("S")
@@ -37,6 +40,32 @@ async def finish(effect: Awaitable[T]) -> T:
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a blocking function in a thread and wait for it, even if cancelled meanwhile."""
     return await finish(asyncio.to_thread(function, *args, **kwargs))
+
+
+async def pondered(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that makes very many values, in a thread, while the collector of cyclic garbage rests.
+
+    A collection of a million values holds every thread up for a second. It rests for the whole process, until no such
+    call runs any more, and only if it did not rest already.
+    """
+    return await in_thread(_uncollected, partial(function, *args, **kwargs))
+
+
+def _uncollected(function: Callable[[], T]) -> T:
+    with _rests:
+        _resting.append(_resting[0] if _resting else gc.isenabled())
+        gc.disable()
+    try:
+        return function()
+    finally:
+        with _rests:
+            if _resting.pop() and not _resting:
+                gc.enable()
+
+
+_rests = Lock()
+_resting: list[bool] = []
+"""One for each call that runs: whether the collector was at work before the first of them."""
 
 
 @asynccontextmanager

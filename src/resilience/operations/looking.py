@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from resilience.concurrency import closing, in_thread
+from resilience.concurrency import closing, in_thread, pondered
 from resilience.model.errors import Corrupt, KeyMissing, NotRehydrated, ResilienceError, Unsupported
 from resilience.model.findings import Doubt, Finding
 from resilience.model.log import LogEntry, LogFacts, Stretch
@@ -64,7 +64,7 @@ async def decided(
     async with archive.log(target, system=into.system, lineage=lineage) as log:
         facts = await log.survey()
         # Of a hundred thousand backups that takes a second: the event loop does not wait for it.
-        held = await in_thread(holdings, target, known, LogView(facts=facts), kinds=kinds)
+        held = await pondered(holdings, target, known, LogView(facts=facts), kinds=kinds)
         heads = Heads(log)
         with explained(doubts):
             view = await listed(log, facts, heads, begins=await in_thread(held.begins, until))
@@ -159,14 +159,14 @@ async def _before(
 
 async def _decide(heads: Heads, held: Holdings, until: RecoveryTarget) -> Course:
     """Decide; for a moment look into the log where it lies, so that the clock and the amount are known better."""
-    course = await in_thread(held.decide, until)
+    course = await pondered(held.decide, until)
     if until.moment is None or not course.steps:
         return course
     known: dict[LogEntry, LogEntry] = {}
     for step in course.steps:
         known.update(await _around(heads, step.run.entries, until))
     described = evolve(held, view=await in_thread(with_heads, held.view, known))
-    return await in_thread(described.decide, until)
+    return await pondered(described.decide, until)
 
 
 async def _around(heads: Heads, entries: Sequence[LogEntry], until: RecoveryTarget) -> Mapping[LogEntry, LogEntry]:

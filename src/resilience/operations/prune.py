@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from attrs import define, evolve, field
 
-from resilience.concurrency import in_thread
+from resilience.concurrency import pondered
 from resilience.model.errors import Refused
 from resilience.model.events import Notifier, Observer
 from resilience.model.findings import Doubt
@@ -117,7 +117,7 @@ class _Seen:
 
     async def plan(self, policy: RetentionPolicy, now: datetime, spared: dict[str, str] | None = None) -> PrunePlan:
         # Of a hundred thousand backups that takes seconds: the event loop does not wait for it.
-        return await in_thread(
+        return await pondered(
             retention.plan_prune, self.known, self.facts, policy, now=now, doubts=self.doubts, spared=spared
         )
 

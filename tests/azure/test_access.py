@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote
 
 import pytest
+from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError, ServiceRequestError
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
 from resilience import Archive, Refused, backup, restore
-from resilience.model.errors import AlreadyExists, ObjectMissing, Unreachable
+from resilience.model.errors import AlreadyExists, ObjectMissing, ResilienceError, Unreachable
 from resilience.stores import AzureBlobStore
-from resilience.stores.azure_auth import AccessToken, Token
 from resilience.testing import MemoryDestination, MemoryTarget
 from resilience.testing.azurite import ACCOUNT, KEY, Azurite
 from resilience.testing.fake_blob_account import FakeBlobAccount
@@ -49,10 +54,14 @@ def store_with(azurite: Azurite, container: str, permission: str, **times: float
 
 
 class Credential:
-    """Gives tokens as Microsoft Entra ID's look, valid for `seconds` each, and counts them."""
+    """Gives tokens as Microsoft Entra ID's look, valid for `seconds` each, and counts them.
+
+    It takes them for valid for `believed` seconds, if that is not the same.
+    """
 
     def __init__(self, seconds: float = 3600, offset: float = 0) -> None:
         self.seconds, self.offset = seconds, offset
+        self.believed: float | None = None
         self.given = 0
         self.fails: Exception | None = None
 
@@ -75,7 +84,22 @@ class Credential:
             base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
             for part in ({"alg": "none"}, claims)
         ]
-        return SimpleNamespace(token=f"{parts[0]}.{parts[1]}.", expires_on=int(now + self.seconds))
+        expires = now + self.seconds if self.believed is None else time.time() + self.believed
+        return AccessToken(f"{parts[0]}.{parts[1]}.", int(expires))
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        await self.close()
 
 
 @pytest.fixture
@@ -101,13 +125,11 @@ async def test_a_token_that_expires_on_the_way_is_asked_for_anew(
     as_identity: AzureBlobStore, credential: Credential
 ) -> None:
     async def chunks() -> AsyncIterator[bytes]:
-        credential.seconds = 1  # less than the time before its end at which a new one is asked for
+        credential.seconds = 2  # so that every request is within the last minutes, when a new one is asked for
         yield DATA[:120_000]
         yield DATA[120_000:]
 
-    credential.seconds = 301
-    await as_identity.stat("object")
-    await asyncio.sleep(1.1)
+    credential.seconds = 200
     await as_identity.put("object", chunks())
     assert await read(as_identity, "object") == DATA
     assert credential.given > 4
@@ -116,43 +138,48 @@ async def test_a_token_that_expires_on_the_way_is_asked_for_anew(
 async def test_a_token_that_is_refused_although_it_looks_valid_is_asked_for_anew(
     as_identity: AzureBlobStore, credential: Credential
 ) -> None:
-    credential.offset = -7200  # the machine's clock and that of the account do not agree
-    held = await credential.get_token("https://storage.azure.com/.default")
-    asker = as_identity._container.authorizer
-    assert isinstance(asker, Token)
-    asker._held = SimpleNamespace(token=held.token, expires_on=time.time() + 3600)
-    credential.offset = 0
-    await as_identity.put("object", [DATA])
-    assert await read(as_identity, "object") == DATA
+    credential.offset, credential.believed = -7200, 3600  # the machine's clock and that of the account do not agree
+
+    async def chunks() -> AsyncIterator[bytes]:
+        credential.offset = 0
+        yield DATA
+
+    with pytest.raises(Refused, match="stat object: the credential is not accepted"):
+        await as_identity.stat("object")
     assert credential.given == 2
+    await as_identity.put("object", chunks())
+    assert await read(as_identity, "object") == DATA
+    assert credential.given == 3
+
+
+@pytest.fixture
+def tls_proxy(azurite: Azurite) -> Iterator[FakeBlobAccount]:
+    """A storage account over TLS that misbehaves as it is told: no token is ever sent without."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(azurite.certificate, azurite.folder / "key.pem")
+    account = FakeBlobAccount(f"https://127.0.0.1:{azurite.port}", tls=serving, trusts=azurite.trusted())
+    with account.running() as running:
+        yield running
 
 
 async def test_a_revoked_token_is_asked_for_anew_in_the_middle_of_an_upload(
-    proxy: FakeBlobAccount, behind: AzureBlobStore
+    azurite: Azurite, container: str, tls_proxy: FakeBlobAccount, credential: Credential
 ) -> None:
-    rejected: list[None] = []
-
-    class Watched:
-        async def authorize(self, asked: object) -> str:
-            return await asker.authorize(asked)  # type: ignore[arg-type]
-
-        def rejected(self) -> bool:
-            rejected.append(None)
-            return True
-
-    asker = behind._container.authorizer
-    behind._container.authorizer = Watched()
-    proxy.script = times(
-        2, Fault(status=401, code="InvalidAuthenticationInfo"), when=lambda asked: "&" in asked.path_qs
-    )
-    with pytest.raises(Refused, match="put object: the token is not accepted"):
-        await behind.put("object", [DATA])
-    proxy.script = times(
-        1, Fault(status=401, code="InvalidAuthenticationInfo"), when=lambda asked: "&" in asked.path_qs
-    )
-    await behind.put("object", [DATA])
-    assert await read(behind, "object") == DATA
-    assert len(rejected) == 2
+    url = f"{azurite.url}/{container}".replace(f":{azurite.port}/", f":{tls_proxy.port}/")
+    revoked = Fault(status=401, code="InvalidAuthenticationInfo")
+    async with AzureBlobStore(url, credential=credential, ssl_context=azurite.trusted(), patience=5) as store:
+        store.block_size = 50_000
+        tls_proxy.script = times(2, revoked, when=lambda asked: "comp=block&" in asked.path_qs)
+        with pytest.raises(Refused, match="put object: the token is not accepted"):
+            await store.put("object", [DATA])
+        assert credential.given == 2
+        for of in ("comp=block&", "comp=blocklist"):
+            await store.stat("object")
+            given = credential.given
+            tls_proxy.script = times(1, revoked, when=lambda asked, of=of: of in asked.path_qs)  # type: ignore[misc]
+            await store.put(of.strip("&"), [DATA])
+            assert await read(store, of.strip("&")) == DATA
+            assert credential.given == given + 1
 
 
 async def test_a_clock_that_is_far_off_is_told(as_identity: AzureBlobStore, credential: Credential) -> None:
@@ -236,6 +263,13 @@ async def test_a_signature_out_of_its_time_is_told(azurite: Azurite, container: 
             await store.stat("object")
 
 
+async def test_a_connection_string_may_hold_a_signature_instead_of_a_key(azurite: Azurite, container: str) -> None:
+    connection = f"BlobEndpoint={azurite.url};SharedAccessSignature={signature(container, 'rcwl')}"
+    async with AzureBlobStore.from_connection_string(connection, container, ssl_context=azurite.trusted()) as store:
+        await store.put("object", [DATA])
+        assert await read(store, "object") == DATA
+
+
 async def test_a_container_that_is_missing_is_told_by_every_operation(azurite: Azurite) -> None:
     connection = azurite.connection_string()
     async with AzureBlobStore.from_connection_string(connection, "nowhere", ssl_context=azurite.trusted()) as store:
@@ -265,11 +299,55 @@ async def test_no_secret_is_ever_shown(azurite: Azurite, container: str, proxy: 
                 await read(store, "object")
         errors = [caught.value, caught.value.__cause__, caught.value.__context__]
         shown = [repr(store), repr(store._container), *map(str, errors), *map(repr, errors)]
+        shown += traceback.format_exception(caught.value)
         assert not [text for text in shown if secret in text or KEY in text]
     for wrong in (f"AccountName=a;AccountKey={secret}!;", f"AccountKey={KEY}", "AccountName=a"):
         with pytest.raises(ValueError, match="the connection string") as raised:
             AzureBlobStore.from_connection_string(wrong, "backups")
         assert secret not in str(raised.value) and KEY not in str(raised.value)
+
+
+async def test_no_secret_is_ever_logged(
+    azurite: Azurite, container: str, proxy: FakeBlobAccount, credential: Credential, caplog: pytest.LogCaptureFixture
+) -> None:
+    sas = signature(container, "rcwdl")
+    secrets = [sas.partition("sig=")[2], unquote(sas.partition("sig=")[2]), KEY]
+    where, context = f"{azurite.url}/{container}", azurite.trusted()
+    stores = [
+        AzureBlobStore(where, credential=sas, ssl_context=context, tiers={"": "archive"}),
+        AzureBlobStore.from_connection_string(azurite.connection_string(), container, ssl_context=context),
+        AzureBlobStore(where, credential=credential, ssl_context=context, tiers={"": "archive"}),
+        AzureBlobStore(f"http://127.0.0.1:1/account/{container}?{sas}", patience=0.1),
+        AzureBlobStore(f"http://127.0.0.1:{proxy.port}/devstoreaccount1/nowhere?{sas}", patience=0.1),
+    ]
+    proxy.script = times(2, Fault(answered=3))
+    with caplog.at_level(logging.DEBUG):
+        for number, store in enumerate(stores):
+            store.block_size, store._container.patience = 50_000, 0.1
+            key = f"object{number}"
+            async with store:
+                for asking in (store.put(key, [DATA]), store.rehydrate(key), read(store, key), store.delete(key)):
+                    with suppress(ResilienceError):
+                        await asking
+    secrets.append((await credential.get_token("https://storage.azure.com/.default")).token.rpartition(".")[0][:40])
+    assert "azure" in {record.name.partition(".")[0] for record in caplog.records}
+    ours = [record for record in caplog.records if record.name != "aiohttp.access"]  # that is the server's, the proxy's
+    assert not [record.name for record in ours for secret in secrets if secret in record.getMessage()]
+
+
+async def test_what_an_answer_that_is_none_is_told_as_shows_no_secret(container: str) -> None:
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"this is no HTTP\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    sas = signature(container, "rcwdl")
+    async with await asyncio.start_server(babble, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        async with AzureBlobStore(f"http://127.0.0.1:{port}/account/{container}?{sas}", patience=0.1) as store:
+            with pytest.raises(Unreachable, match="stat object: no connection to 127.0.0.1") as caught:
+                await store.stat("object")
+    assert sas.partition("sig=")[2] not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -281,9 +359,10 @@ async def test_no_secret_is_ever_shown(azurite: Azurite, container: str, proxy: 
         ("https://a.blob.core.windows.net", "sig=x", "no container's URL"),
         ("ftp://a.blob.core.windows.net/c", "sig=x", "no container's URL"),
         ("http://a.blob.core.windows.net/c", "sig=x", "not encrypted"),
+        ("http://127.0.0.1/account/c", Credential(), "not encrypted"),
     ],
 )
-def test_what_cannot_be_a_store_is_refused(url: str, credential: str | None, told: str) -> None:
+def test_what_cannot_be_a_store_is_refused(url: str, credential: str | Credential | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         AzureBlobStore(url, credential=credential)
 

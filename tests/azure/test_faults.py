@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from resilience.model.errors import AlreadyExists, ResilienceError, StorageFailed, Throttled, TimedOut, Unreachable
-from resilience.stores import AzureBlobStore, azure_rest
+from resilience.stores import AzureBlobStore, azure_client
 from resilience.testing.azurite import Azurite
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.fake_blob_account import FakeBlobAccount
@@ -26,7 +26,7 @@ BUSY = Fault(status=503, code="ServerBusy")
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask again at once, where the account does not say how long to wait."""
-    monkeypatch.setattr(azure_rest, "_jitter", lambda _: 0.005)
+    monkeypatch.setattr(azure_client, "_jitter", lambda _: 0.005)
 
 
 def block(request: web.BaseRequest) -> bool:
@@ -91,7 +91,7 @@ async def test_the_account_is_left_alone_for_as_long_as_it_asks(
     async def sleep(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(azure_rest, "_sleep", sleep)
+    monkeypatch.setattr(azure_client, "_sleep", sleep)
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=4), usegmt=True)
     headers = {
         "Retry-After": {"Retry-After": "3"},
@@ -99,7 +99,6 @@ async def test_the_account_is_left_alone_for_as_long_as_it_asks(
         "date": {"Retry-After": later},
     }[header]
     proxy.script = times(1, Fault(status=503, code="ServerBusy", headers=headers))
-    behind._container._answered = True
     await behind.put("object", [DATA[:100]])
     assert len(pauses) == 1
     assert 2 < pauses[0] <= 4

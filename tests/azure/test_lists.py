@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
+from azure.storage.blob import BlobProperties
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,15 +21,14 @@ from resilience.testing.fake_blob_account import FakeBlobAccount
 from resilience.testing.http_faults import Fault
 from resilience.testing.stores import content, listed, read
 
-BLOB = """<Blob><Name>{}</Name><Properties><Last-Modified>Sun, 22 Nov 2026 04:00:00 GMT</Last-Modified>
-<Content-Length>7</Content-Length><AccessTier>{}</AccessTier></Properties></Blob>"""
+MODIFIED = datetime(2026, 11, 22, 4, tzinfo=UTC)
 
 
-def answer(*names: str, tier: str = "Hot", marker: str = "") -> list[bytes]:
-    """Return a page as Azure writes it."""
-    blobs = "".join(BLOB.format(name, tier) for name in names)
+def blobs(*names: str, tier: str = "Hot") -> list[BlobProperties]:
+    """Return a page as the SDK reads it."""
     return [
-        f"<EnumerationResults><Blobs>{blobs}</Blobs><NextMarker>{marker}</NextMarker></EnumerationResults>".encode()
+        BlobProperties(name=name, **{"Content-Length": 7, "Last-Modified": MODIFIED, "x-ms-access-tier": tier})
+        for name in names
     ]
 
 
@@ -75,19 +76,27 @@ async def test_blobs_that_are_not_ours_are_left_out(azurite: Azurite, store: Azu
 
 
 def test_an_account_that_lists_in_another_order_is_refused() -> None:
-    assert [info.key for info in azure_pages.page(answer("a-b", "a/b"), "").infos] == ["a-b", "a/b"]
+    assert [info.key for info in azure_pages.page(blobs("a-b", "a/b"), "", "").infos] == ["a-b", "a/b"]
     with pytest.raises(Unsupported, match="hierarchical namespace"):
-        azure_pages.page(answer("a/b", "a-b"), "")
+        azure_pages.page(blobs("a/b", "a-b"), "", "")
 
 
-def test_a_list_that_is_none_is_told() -> None:
+@pytest.mark.parametrize("kind", ["text/html", "application/xml"])
+@pytest.mark.parametrize("body", ["<html>please log in", "<html>please log in</html>", ""])
+async def test_a_list_that_is_none_is_told(
+    proxy: FakeBlobAccount, behind: AzureBlobStore, monkeypatch: pytest.MonkeyPatch, kind: str, body: str
+) -> None:
+    async def login(*_: object) -> web.Response:
+        return web.Response(text=body, content_type=kind)
+
+    monkeypatch.setattr(FakeBlobAccount, "answer", login)
     with pytest.raises(StorageFailed, match="list logs/: the storage account's list cannot be read"):
-        azure_pages.page([b"<html>"], "logs/")
+        await listed(behind, "logs/")
 
 
 @pytest.mark.parametrize(("name", "tier"), [("Hot", "hot"), ("Cold", "cold"), ("Archive", "archive"), ("P10", None)])
 def test_the_tiers_of_premium_accounts_are_none_of_ours(name: str, tier: str | None) -> None:
-    (info,) = azure_pages.page(answer("a", tier=name), "").infos
+    (info,) = azure_pages.page(blobs("a", tier=name), "", "").infos
     assert (info.tier, info.size, info.modified.isoformat()) == (tier, 7, "2026-11-22T04:00:00+00:00")
 
 

@@ -1,40 +1,52 @@
 """A store in a container of Azure Blob Storage: create-only, in few and bounded requests, over one session.
 
-docs/azure.md says which identity, role and network it takes. `azure_upload` writes, `azure_rest` asks and waits.
+docs/azure.md says which identity, role and network it takes. It stands on azure-storage-blob, which signs, asks for
+tokens, speaks the protocol and reads lists. Not used are its retries (`azure_client` says why) and, for what is larger
+than a block, its `upload_blob`: from a stream it copies what it holds again with every chunk that comes, leaves tasks
+running when it is cancelled, and names blocks so that two writers of one object mix. `azure_upload` stages them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64decode
+from binascii import Error as NotBase64
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 from urllib.parse import parse_qsl, urlsplit
 
-from attrs import define, field
+from attrs import define, field, frozen
 from attrs.validators import ge, gt
+from azure.core import MatchConditions
+from azure.core.async_paging import AsyncPageIterator
+from azure.core.credentials import AzureNamedKeyCredential
+from azure.core.exceptions import DecodeError
+from azure.storage.blob import BlobProperties, RehydratePriority, StandardBlobTier
+from azure.storage.blob.aio import ContainerClient
 
-from resilience.concurrency import closing, in_thread, stop_tasks
+from resilience.concurrency import closing, stop_tasks
 from resilience.model.errors import NotRehydrated, ObjectMissing, Refused, StorageFailed
 from resilience.model.retention import Tier
 from resilience.primitives import Chunks, ObjectInfo
 
-from .azure_auth import Asker, Question, SharedKey, Signature, Token, TokenCredential, connection
+from .azure_client import Answered, Asking, Container, Credential, is_token
 from .azure_errors import EXISTS, FROZEN, MISSING, refusal
 from .azure_pages import Page, described, page
-from .azure_rest import Answer, Container, Request
 from .azure_upload import Permission, Upload, cut
 from .keys import checked, checked_offset, each, is_prefix
 
 BLOCK_SIZE = 4 << 20
 RANGE = 6 << 20
 """More than 4 MiB: up to that a service may digest what it sends, and Azurite always does."""
+CHUNK = 1 << 20
 RANGES_AHEAD = 2
 FIRST_LISTED = 20
-LISTED_AT_ONCE = 5000
+LISTED_AT_ONCE = 1000
+"""Azure gives up to 5000; the SDK needs about 0.2 ms for each, in which nothing else happens."""
 REHYDRATED = ".rehydrated/"
 """Where readable copies of archived objects lie; no key begins like this."""
 SECONDARY = "-secondary"
@@ -42,6 +54,15 @@ SECONDARY = "-secondary"
 
 def _without_query(url: str) -> str:
     return url.partition("?")[0].rstrip("/")
+
+
+@frozen(kw_only=True)
+class Range:
+    """A piece of an object, of what content, and the size of the whole."""
+
+    content: bytes
+    etag: str
+    size: int
 
 
 @define
@@ -59,7 +80,7 @@ class AzureBlobStore:
     """
 
     container_url: str
-    credential: TokenCredential | Asker | str | None = field(default=None, kw_only=True, repr=False)
+    credential: Credential = field(default=None, kw_only=True, repr=False)
     tiers: Mapping[str, Tier] = field(factory=dict, kw_only=True)
     patience: float = field(default=300.0, kw_only=True, validator=ge(0))
     timeout: float = field(default=60.0, kw_only=True, validator=gt(0))
@@ -74,13 +95,14 @@ class AzureBlobStore:
         self.container_url = _without_query(self.container_url)
         self._container = Container(
             url=self.container_url,
-            authorizer=_authorizer(self.credential, signature),
+            signature=_signature(self.credential, signature),
+            credential=None if isinstance(self.credential, str) else self.credential,
             timeout=self.timeout,
             patience=self.patience,
             proxy=self.proxy,
             context=self._context,
         )
-        _check_url(self.container_url, self._container.authorizer)
+        _check_url(self.container_url, self.credential)
         if self.ssl_context is not None and self.ssl_context.minimum_version < ssl.TLSVersion.TLSv1_2:
             raise ValueError("the ssl_context allows TLS below 1.2: raise its minimum_version")
 
@@ -95,9 +117,8 @@ class AzureBlobStore:
         ssl_context: ssl.SSLContext | None = None,
     ) -> Self:
         """Make one for development: the account's key may do everything. Raises ValueError, which tells no secret."""
-        endpoint, asker = connection(connection_string)
-        url = f"{endpoint}/{container}"
-        return cls(url, credential=asker, tiers=tiers or {}, patience=patience, ssl_context=ssl_context)
+        url, credential = _connection(connection_string, container)
+        return cls(url, credential=credential, tiers=tiers or {}, patience=patience, ssl_context=ssl_context)
 
     async def __aenter__(self) -> Self:
         return self
@@ -128,8 +149,10 @@ class AzureBlobStore:
         """
         checked(key)
         checked_offset(offset)
-        name, first = key, await self._first(key, offset)
-        if first.code in FROZEN:
+        name = key
+        try:
+            first = await self._first(key, offset)
+        except Answered:
             name = f"{REHYDRATED}{key}"
             first = await self._copy_of(key, name, offset)
         async with aclosing(self._ranges(name, offset, first)) as chunks:
@@ -180,7 +203,7 @@ class AzureBlobStore:
         try:
             return _is_ready(await self._head(copy, "rehydrate"), key)
         except ObjectMissing:
-            await self._copy(key, copy, to, "High" if urgent else "Standard")
+            await self._copy(key, copy, to, RehydratePriority.HIGH if urgent else RehydratePriority.STANDARD)
             return _is_ready(await self._head(copy, "rehydrate"), key)
 
     async def forget_rehydrated(self, key: str) -> None:
@@ -190,77 +213,97 @@ class AzureBlobStore:
         await self._delete(f"{REHYDRATED}{key}")
 
     async def _delete(self, name: str) -> None:
-        request = Request(operation="delete", key=name, method="DELETE", accept=MISSING, settle=True)
-        await self._container.ask(request)
+        asking = Asking(operation="delete", key=name, accept=MISSING, settle=True)
+        with suppress(Answered):
+            await self._container.ask(lambda container: container.get_blob_client(name).delete_blob(), asking)
 
-    async def _head(self, name: str, operation: str) -> Answer:
-        return await self._container.ask(Request(operation=operation, key=name, method="HEAD"))
-
-    async def _copy(self, key: str, copy: str, to: Tier, priority: str) -> None:
-        headers = {
-            "x-ms-copy-source": await self._container.authorizer.authorize(
-                Question("GET", self._container.url_of(key))
-            ),
-            "x-ms-access-tier": to.capitalize(),
-            "x-ms-rehydrate-priority": priority,
-            "If-None-Match": "*",
-        }
-        await self._container.ask(
-            Request(operation="rehydrate", key=copy, method="PUT", headers=headers, accept=EXISTS, settle=True)
+    async def _head(self, name: str, operation: str) -> BlobProperties:
+        return await self._container.ask(
+            lambda container: container.get_blob_client(name).get_blob_properties(),
+            Asking(operation=operation, key=name),
         )
 
-    async def _copy_of(self, key: str, copy: str, offset: int) -> Answer:
+    async def _copy(self, key: str, copy: str, to: Tier, priority: RehydratePriority) -> None:
+        async def start(container: ContainerClient) -> object:
+            return await container.get_blob_client(copy).start_copy_from_url(
+                container.get_blob_client(key).url,
+                standard_blob_tier=StandardBlobTier(to.capitalize()),
+                rehydrate_priority=priority,
+                match_condition=MatchConditions.IfMissing,
+            )
+
+        with suppress(Answered):
+            await self._container.ask(start, Asking(operation="rehydrate", key=copy, accept=EXISTS, settle=True))
+
+    async def _copy_of(self, key: str, copy: str, offset: int) -> Range:
         try:
-            first = await self._range(copy, offset, accept=FROZEN)
+            return await self._range(copy, offset)
         except ObjectMissing:
             raise refusal(409, "BlobArchived", operation="get", subject=key) from None
-        if first.code in FROZEN:
+        except Answered:
             what = "it lies in the Archive tier; a readable copy was asked for and is not ready yet"
-            raise NotRehydrated(what, operation="get", subject=key, hint="ask again with AzureBlobStore.rehydrate()")
-        return first
+            hint = "ask again with AzureBlobStore.rehydrate()"
+            raise NotRehydrated(what, operation="get", subject=key, hint=hint) from None
 
-    async def _first(self, key: str, offset: int) -> Answer:
+    async def _first(self, key: str, offset: int) -> Range:
         try:
-            return await self._range(key, offset, accept=FROZEN)
+            return await self._range(key, offset)
         except ObjectMissing as error:
             if not self._is_secondary:
                 raise
             error.hint = "the account's secondary lags behind: it has not arrived yet, or was never there"
             raise
 
-    async def _range(
-        self, name: str, begin: int, *, etag: str | None = None, accept: frozenset[str] = frozenset()
-    ) -> Answer:
-        headers = {"x-ms-range": f"bytes={begin}-{begin + RANGE - 1}", **({"If-Match": etag} if etag else {})}
-        return await self._container.ask(
-            Request(operation="get", key=name, method="GET", headers=headers, accept=accept | {"InvalidRange"})
-        )
+    async def _range(self, name: str, begin: int, *, etag: str | None = None) -> Range:
+        """Read up to RANGE bytes. Raises Answered of what is frozen."""
+        same: dict[str, Any] = {"etag": etag, "match_condition": MatchConditions.IfNotModified} if etag else {}
 
-    async def _ranges(self, name: str, offset: int, answer: Answer) -> AsyncGenerator[bytes]:
-        if answer.status >= 400:
-            return  # the object ends before the offset
-        _, _, size = answer.headers["Content-Range"].rpartition("/")
-        begins, etag = deque(range(offset + RANGE, int(size), RANGE)), answer.headers["ETag"]
-        coming: deque[asyncio.Task[Answer]] = deque()
+        async def download(container: ContainerClient) -> Range:
+            found = await container.get_blob_client(name).download_blob(begin, RANGE, max_concurrency=1, **same)
+            _, _, size = (found.properties.content_range or "").rpartition("/")
+            content = b"".join([chunk async for chunk in found.chunks()])
+            return Range(content=content, etag=found.properties.etag or "", size=int(size))
+
+        asking = Asking(operation="get", key=name, accept=FROZEN | {"InvalidRange"})
+        try:
+            return await self._container.ask(download, asking)
+        except Answered as answer:
+            if answer.code in FROZEN:
+                raise
+            return Range(content=b"", etag="", size=0)  # the object ends before the offset
+
+    async def _ranges(self, name: str, offset: int, found: Range) -> AsyncGenerator[bytes]:
+        begins, etag = deque(range(offset + RANGE, found.size, RANGE)), found.etag
+        coming: deque[asyncio.Task[Range]] = deque()
         try:
             while True:
                 while begins and len(coming) < RANGES_AHEAD:
                     coming.append(asyncio.create_task(self._range(name, begins.popleft(), etag=etag)))
-                for chunk in answer.content:
-                    yield chunk
+                for start in range(0, len(found.content), CHUNK):
+                    yield found.content[start : start + CHUNK]
                 if not coming:
                     return
-                answer = await coming[0]
+                found = await coming[0]
                 coming.popleft()
         finally:
             await stop_tasks(coming)
 
     async def _page(self, prefix: str, marker: str, most: int) -> Page:
-        query = {"restype": "container", "comp": "list", "prefix": prefix, "maxresults": str(most)}
-        if marker:
-            query["marker"] = marker
-        answer = await self._container.ask(Request(operation="list", key="", method="GET", query=query))
-        return await in_thread(page, answer.content, prefix)
+        async def listed(container: ContainerClient) -> tuple[list[BlobProperties], str]:
+            pages = container.list_blobs(prefix, results_per_page=most).by_page(marker or None)
+            try:
+                blobs = [blob async for blob in await anext(pages)]
+            except (AttributeError, TypeError, ValueError) as error:
+                broken = type(error).__name__
+            else:
+                return blobs, cast("AsyncPageIterator[BlobProperties]", pages).continuation_token or ""
+            raise DecodeError(f"the SDK cannot read it: {broken}")
+
+        try:
+            return page(*await self._container.ask(listed, Asking(operation="list")), prefix)
+        except StorageFailed as error:
+            error.subject = prefix
+            raise
 
     def _tier(self, key: str) -> Tier | None:
         prefix = max((prefix for prefix in self.tiers if key.startswith(prefix)), key=len, default=None)
@@ -282,36 +325,59 @@ class AzureBlobStore:
         return self.ssl_context
 
 
-def _is_ready(copy: Answer, key: str) -> bool:
-    status = copy.headers.get("x-ms-copy-status", "success")
+def _is_ready(copy: BlobProperties, key: str) -> bool:
+    status = copy.copy.status or "success"
     if status in ("failed", "aborted"):
-        what = f"the readable copy could not be made: {copy.headers.get('x-ms-copy-status-description', status)}"
+        what = f"the readable copy could not be made: {copy.copy.status_description or status}"
         hint = "AzureBlobStore.forget_rehydrated() clears it away, then ask again"
         raise StorageFailed(what, operation="rehydrate", subject=key, hint=hint)
-    waiting = copy.headers.get("x-ms-archive-status", "") or copy.headers.get("x-ms-access-tier") == "Archive"
-    return status == "success" and not waiting
+    return status == "success" and not copy.archive_status and copy.blob_tier != "Archive"
 
 
-def _authorizer(credential: TokenCredential | Asker | str | None, query: str) -> Asker:
-    if isinstance(credential, Token | Signature | SharedKey):
-        return credential
-    if dict(parse_qsl(query)).get("sig"):
+def _is_signature(query: str) -> bool:
+    return bool(dict(parse_qsl(query)).get("sig"))
+
+
+def _signature(credential: Credential, query: str) -> str:
+    """Return the shared access signature that asks, "" if it is the credential that does. Raises ValueError."""
+    if _is_signature(query):
         if credential is not None:
             raise ValueError("the URL holds a shared access signature: give that or a credential, not both")
-        return Signature(query)
+        return query
     if credential is None:
         raise ValueError("say who asks: give a credential= or a shared access signature")
-    return Signature(credential) if isinstance(credential, str) else Token(credential)
+    if not isinstance(credential, str):
+        return ""
+    signature = credential.strip().lstrip("?")
+    if not _is_signature(signature):
+        raise ValueError("this is no shared access signature: it has no sig=")
+    return signature
 
 
-def _check_url(url: str, authorizer: object) -> None:
+def _connection(text: str, container: str) -> tuple[str, Credential]:
+    """Have the SDK read a connection string: a URL, and who asks. Raises ValueError, which tells no secret."""
+    try:
+        client = ContainerClient.from_connection_string(text, container)
+        key = client.credential
+        if key is not None:
+            b64decode(key.account_key, validate=True)
+    except (ValueError, NotBase64) as error:
+        what = "a key that is none" if isinstance(error, NotBase64) else str(error)
+        raise ValueError(f"the connection string cannot be used: {what}") from None
+    if key is None and not _is_signature(urlsplit(client.url).query):
+        raise ValueError("the connection string has neither an AccountKey nor a SharedAccessSignature")
+    return client.url, None if key is None else AzureNamedKeyCredential(key.account_name, key.account_key)
+
+
+def _check_url(url: str, credential: Credential) -> None:
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http") or not parts.hostname or not parts.path.strip("/"):
         raise ValueError(
             f"{url!r} is no container's URL: one looks like https://<account>.blob.core.windows.net/<name>"
         )
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if parts.scheme == "http" and not local and not isinstance(authorizer, SharedKey):
+    secret = is_token(credential) or not (local or isinstance(credential, AzureNamedKeyCredential))
+    if parts.scheme == "http" and secret:
         raise ValueError(f"{url!r} is not encrypted: use https")
 
 

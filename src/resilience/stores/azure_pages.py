@@ -1,22 +1,19 @@
-"""What Azure answers about objects: a page of a listing, and the headers of one.
-
-See "List Blobs" and "Get Blob Properties" in the reference of Azure's storage services.
-"""
+"""What the SDK says of blobs, as ours: one object, and a page of a listing."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import get_args
-from xml.etree import ElementTree as ET
 
 from attrs import frozen
+from azure.storage.blob import BlobProperties
 
-from resilience.model.errors import StorageFailed, Unsupported
+from resilience.model.errors import Unsupported
 from resilience.model.retention import Tier
 from resilience.primitives import ObjectInfo
 
-from .azure_rest import Answer, moment
 from .keys import is_key
 
 _TIERS: dict[str, Tier] = {tier: tier for tier in get_args(Tier)}
@@ -30,40 +27,26 @@ class Page:
     marker: str
 
 
-def page(content: Sequence[bytes], prefix: str) -> Page:
-    """Read a page of a listing; blobs that have no name of ours are left out. Raises StorageFailed and Unsupported."""
-    try:
-        root = ET.fromstring(b"".join(content))  # noqa: S314  # the account's own answer, over TLS
-    except ET.ParseError as error:
-        raise StorageFailed("the storage account's list cannot be read", operation="list", subject=prefix) from error
-    infos = [_listed(blob) for blob in root.iterfind("Blobs/Blob") if is_key(blob.findtext("Name", ""))]
+def page(blobs: Iterable[BlobProperties], marker: str, prefix: str) -> Page:
+    """Make a page of a listing; blobs that have no name of ours are left out. Raises Unsupported."""
+    infos = [described(blob.name, blob) for blob in blobs if is_key(blob.name)]
     if any(first.key >= second.key for first, second in pairwise(infos)):
         text = "the account does not list in the order of the keys: it has a hierarchical namespace"
         raise Unsupported(text, operation="list", subject=prefix, hint="use an account with a flat namespace")
-    return Page(infos=infos, marker=root.findtext("NextMarker", ""))
+    return Page(infos=infos, marker=marker)
 
 
-def described(key: str, answer: Answer) -> ObjectInfo:
-    """Read what the headers say of an object."""
-    inferred = answer.headers.get("x-ms-access-tier-inferred") == "true"
+def described(key: str, blob: BlobProperties) -> ObjectInfo:
+    """Return what is said of an object. Its tier is None where Azure infers it from the account's."""
+    modified = blob.last_modified
     return ObjectInfo(
         key=key,
-        size=int(answer.headers["Content-Length"]),
-        modified=answer.modified,
-        tier=None if inferred else tier(answer.headers.get("x-ms-access-tier")),
+        size=blob.size,
+        modified=modified.astimezone(UTC) if modified else datetime.fromtimestamp(0, UTC),
+        tier=None if blob.blob_tier_inferred else tier(blob.blob_tier),
     )
 
 
 def tier(name: str | None) -> Tier | None:
     """Return a tier by Azure's name of it; None if it is none of ours, as of premium accounts."""
     return _TIERS.get((name or "").lower())
-
-
-def _listed(blob: ET.Element) -> ObjectInfo:
-    properties = {each.tag: each.text or "" for each in blob.iterfind("Properties/*")}
-    return ObjectInfo(
-        key=blob.findtext("Name", ""),
-        size=int(properties["Content-Length"]),
-        modified=moment(properties["Last-Modified"]),
-        tier=None if properties.get("AccessTierInferred") == "true" else tier(properties.get("AccessTier")),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -59,12 +60,15 @@ class HttpProxy:
     """Forwards to the server at `to`, a URL without a path; `script` says what happens to a request.
 
     `asked` are the requests that came, as `METHOD path?query`, `at_once` how many there were at once at the most. It
-    listens at `url`, on the loopback.
+    listens at `url`, on the loopback; over TLS with the context `tls`. The server has to have a certificate that
+    `trusts` knows.
     """
 
     to: str
     script: Script = nothing
     port: int = field(factory=free_port, kw_only=True)
+    tls: ssl.SSLContext | None = field(default=None, kw_only=True, repr=False)
+    trusts: ssl.SSLContext | None = field(default=None, kw_only=True, repr=False)
     asked: list[str] = field(factory=list, init=False)
     at_once: int = field(default=0, init=False)
     _busy: int = field(default=0, init=False)
@@ -73,7 +77,7 @@ class HttpProxy:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     @contextmanager
     def running(self) -> Iterator[Self]:
@@ -92,12 +96,16 @@ class HttpProxy:
             loop.close()
 
     async def _listen(self, stack: AsyncExitStack) -> None:
-        opened = aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=["Content-Type"])
+        opened = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self.trusts or True),
+            auto_decompress=False,
+            skip_auto_headers=["Content-Type"],
+        )
         self._session = await stack.enter_async_context(opened)
         runner = web.ServerRunner(web.Server(self._serve), handle_signals=False, shutdown_timeout=0.1)
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(runner, "127.0.0.1", self.port, ssl_context=self.tls).start()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse | None:  # noqa: ARG002  # others look
         """Answer in the server's place; None leaves it to the server."""

@@ -1,8 +1,9 @@
 """A catalogue of many backups: how long it takes to list them, and to plan with them.
 
 `nox -s bench -- catalogue [--backups 100000]`. A local archive is filled with the manifests of one target, a full
-backup and 23 increments a day, as they would be there after years; their objects are not, nobody looks at them. Each
-step runs in a process of its own, with a cold interpreter and a warm page cache.
+backup and 23 increments a day, as they would be there after years, and with a log of a segment an hour; the objects of
+the backups are not there, nobody looks at them. Each step runs in a process of its own, with a cold interpreter and a
+warm page cache.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ours import peak_rss_mib, watch_loop
-from resilience import Archive, RecoveryTarget, coverage, plan_restore
+from resilience import Archive, Keep, RecoveryTarget, RetentionPolicy, RetentionRule, coverage, plan_prune, plan_restore
 from resilience.archive import layout
+from resilience.archive.entries import described, stored
 from resilience.archive.envelope import wrap
 from resilience.model.json import Offset
+from resilience.model.log import Branch, LogEntry
 from resilience.model.manifests import Manifest, StoredObject, StoredPart
 from resilience.model.positions import Position, RecoveryPoint
 from resilience.stores import LocalStore
+from resilience.streams.frames import FRAME_SIZE, Compressor
 from resilience.testing.memory import MemoryDestination
 
 ROOT = Path(__file__).parents[2]
 TARGET = "orders"
 LINEAGE = "7400000000000000001"
-FIRST = datetime(2020, 1, 1, tzinfo=UTC)
+FIRST = datetime(2015, 1, 1, tzinfo=UTC)
 A_DAY = 24
 PARTS = ("base.tar", "16384.tar", "backup_manifest")
+SEGMENT = 16 << 20
 FRAMES = 16
 """An object of 64 MiB has about that many frames of 4 MiB."""
 
@@ -89,6 +94,24 @@ def fill(root: Path, count: int) -> None:
         (folder / f"{name(number)}.json").write_bytes(wrap(manifest(number)))
 
 
+def fill_log(root: Path, count: int) -> None:
+    """Write a log of a segment for every backup, as it is stored: what is in it does not matter."""
+    frame = Compressor(1)([bytes(FRAME_SIZE)])
+    frames = [frame] * (SEGMENT // FRAME_SIZE)
+    branch = root / layout.history("memory", TARGET, LINEAGE, "1")
+    branch.parent.mkdir(parents=True)
+    branch.write_bytes(wrap(Branch(name="1")))
+    folder = root / layout.segments("memory", TARGET, LINEAGE, "1")
+    for number in range(count):
+        at = FIRST + timedelta(hours=number)
+        begins, ends = (Position(branch="1", offset=Offset(each * SEGMENT), text="") for each in (number, number + 1))
+        entry = LogEntry(begins=begins, ends=ends, latest=at, complete_at=at)
+        head = described(entry, frames, FRAME_SIZE, target=TARGET, lineage=LINEAGE, sealing=None)
+        path = folder / layout.segment(begins.offset, ends.offset)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"".join([stored(head), *frames]))
+
+
 class Destination(MemoryDestination):
     """Takes increments too; nothing is restored into it."""
 
@@ -118,11 +141,22 @@ async def covered(archive: Archive) -> str:
     return f"{len((await coverage(archive, TARGET)).moments)} moments"
 
 
+async def pruned(archive: Archive) -> str:
+    """Plan to keep a year of them."""
+    rules = (
+        RetentionRule(system="memory", kind=kind, keep=(Keep(lasting=timedelta(days=365)),))
+        for kind in ("base", "incremental")
+    )
+    plan = await plan_prune(archive, TARGET, policy=RetentionPolicy(rules=tuple(rules)))
+    return f"{len(plan.kept)} stay"
+
+
 STEPS: dict[str, Callable[[Archive], Awaitable[str]]] = {
     "list": listed,
     "plan the newest": planned,
     "plan an old one": planned_old,
     "coverage": covered,
+    "plan a prune": pruned,
 }
 
 
@@ -151,6 +185,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resilience-catalogue-") as folder:
         root, into = Path(folder) / "archive", Path(folder) / "took.json"
         fill(root, arguments.backups)
+        fill_log(root, arguments.backups)
         print(f"{arguments.backups} backups, {len(wrap(manifest(1)))} bytes a manifest", flush=True)
         for step in STEPS:
             subprocess.run([sys.executable, __file__, "--step", step, str(root), str(into)], check=True)

@@ -106,7 +106,7 @@ def bench(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Write constraints.txt anew, with the newest of everything that every session installs."""
     everything = [*nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]), "editables", "hatchling"]
-    session.install("--upgrade", "-e", ".[keyvault,postgres,progress,sealing]", *everything)
+    session.install("--upgrade", "-e", ".[azure,keyvault,postgres,progress,sealing]", *everything)
     frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True)
     head = (
         "# What CI and the README's commands install. Made by `nox -s pins`, on the oldest Python that is supported.\n"
@@ -118,7 +118,7 @@ def install(session: nox.Session, *groups: str) -> None:
     """Install this project with its extras, and the tools of the groups, all as pinned; also what builds it."""
     tools = nox.project.dependency_groups(PROJECT, *groups)
     pinned = {"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
-    session.install("-e", ".[keyvault,postgres,progress,sealing]", *tools, env=pinned)
+    session.install("-e", ".[azure,keyvault,postgres,progress,sealing]", *tools, env=pinned)
 
 
 def install_postgresql(session: nox.Session, *majors: int) -> None:

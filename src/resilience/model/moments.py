@@ -1,8 +1,8 @@
-"""Moments always know their offset from UTC; a naive datetime is refused at the door."""
+"""Moments always know their offset from UTC, and spans are not negative: others are refused at the door."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,3 +18,15 @@ def aware(_instance: object, attribute: attrs.Attribute[datetime], moment: datet
     """Refuse a moment without a UTC offset (attrs validator): nobody could say when it was."""
     if moment is not None and moment.utcoffset() is None:
         raise ValueError(f"{attribute.name} is a naive datetime: give it a time zone")
+
+
+def positive(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta | None) -> None:
+    """Refuse a span of time that is nothing or less (attrs validator)."""
+    if span is not None and span <= timedelta(0):
+        raise ValueError(f"{attribute.name} must be longer than nothing")
+
+
+def not_negative(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta) -> None:
+    """Refuse a negative span of time (attrs validator)."""
+    if span < timedelta(0):
+        raise ValueError(f"{attribute.name} cannot be negative")

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from attrs import field, frozen
 
+from .moments import not_negative, positive
 from .show import Shown, as_span
 
-if TYPE_CHECKING:
-    import attrs
-
 Priority = Literal["critical", "high", "medium", "low"]
-
-
-def _positive(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta | None) -> None:
-    if span is not None and span <= timedelta(0):
-        raise ValueError(f"{attribute.name} must be longer than nothing")
-
-
-def _not_negative(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta) -> None:
-    if span < timedelta(0):
-        raise ValueError(f"{attribute.name} cannot be negative")
 
 
 @frozen(kw_only=True)
@@ -39,17 +27,17 @@ class Objective(Shown):
     `outage` is how long whoever takes the log away, or the store, may be down before anything is lost by it.
     """
 
-    rpo: timedelta = field(validator=_positive)
-    rto: timedelta = field(validator=_positive)
+    rpo: timedelta = field(validator=positive)
+    rto: timedelta = field(validator=positive)
     data: str = ""
-    overhead: timedelta = field(default=timedelta(0), validator=_not_negative)
-    every: timedelta | None = field(default=None, validator=_positive)
-    full_every: timedelta | None = field(default=None, validator=_positive)
+    overhead: timedelta = field(default=timedelta(0), validator=not_negative)
+    every: timedelta | None = field(default=None, validator=positive)
+    full_every: timedelta | None = field(default=None, validator=positive)
     continuous: bool = False
-    kept: timedelta | None = field(default=None, validator=_positive)
-    archived: timedelta = field(default=timedelta(0), validator=_not_negative)
+    kept: timedelta | None = field(default=None, validator=positive)
+    archived: timedelta = field(default=timedelta(0), validator=not_negative)
     priority: Priority = "medium"
-    outage: timedelta = field(default=timedelta(hours=1), validator=_positive)
+    outage: timedelta = field(default=timedelta(hours=1), validator=positive)
 
     def __attrs_post_init__(self) -> None:
         if self.overhead >= self.rto:

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from attrs import field, frozen
 from attrs.validators import ge
 
+from .moments import not_negative, positive
 from .show import Shown
-
-if TYPE_CHECKING:
-    import attrs
 
 Tier = Literal["hot", "cool", "cold", "archive"]
 """Azure's access tiers, the dearest to keep and cheapest to read first."""
-
-
-def _positive(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta | None) -> None:
-    if span is not None and span <= timedelta(0):
-        raise ValueError(f"{attribute.name} must be longer than nothing")
-
-
-def _not_negative(_instance: object, attribute: attrs.Attribute[timedelta], span: timedelta) -> None:
-    if span < timedelta(0):
-        raise ValueError(f"{attribute.name} cannot be negative")
 
 
 @frozen(kw_only=True)
@@ -34,8 +22,8 @@ class Keep(Shown):
     A backup is as old as its end, and belongs to the hour, day, … of UTC in which it was begun.
     """
 
-    lasting: timedelta = field(validator=_positive)
-    every: timedelta | None = field(default=None, validator=_positive)
+    lasting: timedelta = field(validator=positive)
+    every: timedelta | None = field(default=None, validator=positive)
 
 
 @frozen(kw_only=True)
@@ -82,8 +70,8 @@ class RetentionPolicy(Shown):
 
     rules: tuple[RetentionRule, ...]
     forever: frozenset[str] = frozenset()
-    grace: timedelta = field(default=timedelta(days=1), validator=_not_negative)
-    window: timedelta | None = field(default=None, validator=_positive)
+    grace: timedelta = field(default=timedelta(days=1), validator=not_negative)
+    window: timedelta | None = field(default=None, validator=positive)
     log_tiers: tuple[TierAt, ...] = (TierAt(tier="hot"),)
 
     def __attrs_post_init__(self) -> None:

@@ -40,10 +40,11 @@ from .azure_upload import Permission, Upload, cut
 from .keys import checked, checked_offset, each, is_prefix
 
 BLOCK_SIZE = 4 << 20
-RANGE = 6 << 20
+RANGE = 5 << 20
 """More than 4 MiB: up to that a service may digest what it sends, and Azurite always does."""
 CHUNK = 1 << 20
-RANGES_AHEAD = 2
+RANGES_AHEAD = 1
+"""A restore reads two objects at once, so four ranges."""
 FIRST_LISTED = 20
 LISTED_AT_ONCE = 1000
 """Azure gives up to 5000; the SDK needs about 0.2 ms for each, in which nothing else happens."""
@@ -76,7 +77,7 @@ class AzureBlobStore:
     authority, `proxy` is the URL of a proxy. Close it, or use `async with`. A container of an account's read-only
     secondary (`https://<account>-secondary.…`) can be read.
 
-    Holds up to six blocks (of 4 MiB) a put and three ranges (of 6 MiB) a get in memory.
+    Holds up to six blocks (of 4 MiB) a put and two ranges (of 5 MiB) a get in memory.
     """
 
     container_url: str

@@ -42,7 +42,7 @@ class Sink:
         if asked.get("comp") == ["list"]:
             return "200 OK", NOTHING
         if name in self.blobs:
-            return "206 Partial Content", self.blobs[name]
+            return "200 OK" if method == "HEAD" else "206 Partial Content", self.blobs[name]
         return "404 The specified blob does not exist", b""
 
     def serve(self, connection: socket.socket, context: ssl.SSLContext) -> None:

@@ -151,7 +151,7 @@ def written(status: str, content: bytes, method: str) -> bytes:
         f"Content-Range: bytes 0-{len(content) - 1}/{len(content)}\r\nDate: {formatdate(usegmt=True)}\r\n"
         f'Last-Modified: {formatdate(usegmt=True)}\r\nETag: "0x1"\r\nx-ms-version: 2021-12-02\r\n'
         "x-ms-request-id: 0\r\nx-ms-request-server-encrypted: true\r\nx-ms-blob-type: BlockBlob\r\n"
-        "Content-Type: application/xml\r\n\r\n"
+        f"{'Content-Type: application/xml' if content else 'Server: nobody'}\r\n\r\n"
     )
     return head.encode("ascii") + (b"" if method == "HEAD" else content)
 

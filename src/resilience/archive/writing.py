@@ -119,13 +119,26 @@ class _Run:
     taken: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     async def take(self) -> AsyncGenerator[bytes]:
-        while self.frames.current is not None and self.size < self.limit:
-            frame = await in_thread(self._finished, self.frames.current)
-            self.lengths.append(len(frame))
-            self.size += len(frame)
-            yield frame
-            await self.frames.advance()
-        self.taken.set_result(None)
+        """Yield the frames; while one is on its way the next is being sealed and digested."""
+        finishing = self._next()
+        try:
+            while finishing is not None:
+                frame = await finishing
+                self.lengths.append(len(frame))
+                self.size += len(frame)
+                await self.frames.advance()
+                finishing = self._next()
+                if finishing is None:
+                    self.taken.set_result(None)
+                yield frame
+        finally:
+            await stop_tasks([] if finishing is None else [finishing])
+
+    def _next(self) -> asyncio.Task[bytes] | None:
+        frame = self.frames.current
+        if frame is None or self.size >= self.limit:
+            return None
+        return asyncio.create_task(in_thread(self._finished, frame))
 
     def _finished(self, frame: bytes) -> bytes:
         if self.sealer is not None:

@@ -13,18 +13,16 @@ import ssl
 from base64 import b64decode
 from binascii import Error as NotBase64
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from attrs import define, field, frozen
 from attrs.validators import ge, gt
 from azure.core import MatchConditions
-from azure.core.async_paging import AsyncPageIterator
 from azure.core.credentials import AzureNamedKeyCredential
-from azure.core.exceptions import DecodeError
 from azure.storage.blob import BlobProperties, RehydratePriority, StandardBlobTier
 from azure.storage.blob.aio import ContainerClient
 
@@ -34,12 +32,12 @@ from resilience.model.retention import Tier
 from resilience.primitives import Chunks, ObjectInfo
 
 from .azure_client import Answered, Asking, Container, Credential, is_token
-from .azure_errors import EXISTS, FROZEN, MISSING, refusal
-from .azure_pages import Page, described, page
+from .azure_errors import EXISTS, FROZEN, MISSING, NOT_PERMITTED, refusal
+from .azure_pages import HOLDS, UNKNOWN, Page, asked, described, page
 from .azure_upload import Permission, Upload, cut
 from .keys import checked, checked_offset, each, is_prefix
 
-BLOCK_SIZE = 4 << 20
+BLOCK_SIZE = 8 << 20
 RANGE = 5 << 20
 """More than 4 MiB: up to that a service may digest what it sends, and Azurite always does."""
 CHUNK = 1 << 20
@@ -90,6 +88,7 @@ class AzureBlobStore:
     proxy: str | None = field(default=None, kw_only=True, repr=False)
     _container: Container = field(init=False, repr=False)
     _permission: Permission = field(factory=Permission, init=False, repr=False)
+    _holds: tuple[str, ...] = field(default=HOLDS, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         signature = urlsplit(self.container_url).query
@@ -163,7 +162,7 @@ class AzureBlobStore:
         """Yield the objects under a prefix in the order of their keys; see `ObjectStore.list`."""
         if not is_prefix(prefix):
             return
-        asked: asyncio.Task[Page] | None = None
+        coming: asyncio.Task[Page] | None = None
         found = await self._page(prefix, "", FIRST_LISTED)  # whoever wants the first only shall not wait for all
         try:
             while True:
@@ -171,11 +170,11 @@ class AzureBlobStore:
                     yield info
                 if not found.marker:
                     return
-                found = await (asked or self._page(prefix, found.marker, LISTED_AT_ONCE))
+                found = await (coming or self._page(prefix, found.marker, LISTED_AT_ONCE))
                 following = self._page(prefix, found.marker, LISTED_AT_ONCE) if found.marker else None
-                asked = asyncio.create_task(following) if following else None
+                coming = asyncio.create_task(following) if following else None
         finally:
-            await stop_tasks([asked] if asked else [])
+            await stop_tasks([coming] if coming else [])
 
     async def stat(self, key: str) -> ObjectInfo | None:
         """Look at one object; None if it is not there."""
@@ -289,19 +288,16 @@ class AzureBlobStore:
         finally:
             await stop_tasks(coming)
 
-    async def _page(self, prefix: str, marker: str, most: int) -> Page:
-        async def listed(container: ContainerClient) -> tuple[list[BlobProperties], str]:
-            pages = container.list_blobs(prefix, results_per_page=most).by_page(marker or None)
-            try:
-                blobs = [blob async for blob in await anext(pages)]
-            except (AttributeError, TypeError, ValueError) as error:
-                broken = type(error).__name__
-            else:
-                return blobs, cast("AsyncPageIterator[BlobProperties]", pages).continuation_token or ""
-            raise DecodeError(f"the SDK cannot read it: {broken}")
-
+    async def _page(self, prefix: str, marker: str, most: int, *, holds: Sequence[str] | None = None) -> Page:
+        holds = self._holds if holds is None else holds
+        asking = Asking(operation="list", accept=UNKNOWN | NOT_PERMITTED if holds else frozenset())
         try:
-            return page(*await self._container.ask(listed, Asking(operation="list")), prefix)
+            found = await self._container.ask(lambda container: asked(container, prefix, marker, most, holds), asking)
+            return page(*found, prefix)
+        except Answered:
+            listed = await self._page(prefix, marker, most, holds=())
+            self._holds = ()  # the account does not say what is held, or not to us
+            return listed
         except StorageFailed as error:
             error.subject = prefix
             raise

@@ -76,6 +76,30 @@ class NotRehydrated(Refused):
     """An object lies in a tier that cannot be read; it has to be copied to another one first, which takes hours."""
 
 
+class StalePlan(Refused):
+    """What the plan rests on has moved, or it has expired: make a new one."""
+
+
+class NotConfirmed(Refused):
+    """The words that were typed do not confirm this plan."""
+
+
+class NoCandidate(Refused):
+    """There is nobody who may be promoted."""
+
+
+class LossTooGreat(Refused):
+    """More may be lost than the policy, or the plan that was confirmed, allows."""
+
+
+class FencingUnproven(Refused):
+    """Nobody could prove that a member can no longer write."""
+
+
+class NotFollowing(Refused):
+    """A member cannot receive from the primary as it is: their histories have parted."""
+
+
 class Unavailable(ResilienceError):
     """The peer could not be reached or did not finish; trying again may help."""
 
@@ -136,6 +160,18 @@ class LineageBroken(Conflict):
 
 class AlreadyExists(Conflict):
     """The store holds an object of that name; objects are never overwritten."""
+
+
+class JournalConflict(Conflict):
+    """Another operator acts on this group, or has taken over."""
+
+
+class FencedOff(Conflict):
+    """A newer epoch has begun: whoever acts in this one must stop."""
+
+
+class RouteMoved(Conflict):
+    """Somebody else has changed where clients go."""
 
 
 class Interrupted(ResilienceError):

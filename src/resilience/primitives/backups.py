@@ -1,46 +1,29 @@
-"""The Protocols: what every store, archive and system looks like from above.
-
-The verbs in operations/ know nothing else. Each invariant below is tested by a conformance suite in resilience.testing,
-which every implementation has to pass. `Opened[T]` is something to be used in `async with`.
-"""
+"""The Protocols of backup and restore: targets, destinations, archives, logs and what proves something about them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import datetime
-from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar
 
-from attrs import field, frozen
+from resilience.model.capture import Captured, Part, Restored
+from resilience.model.diagnosis import Checkup
+from resilience.model.facts import DestinationFacts, TargetFacts
+from resilience.model.findings import Doubt, Examined, Level, Verdict
+from resilience.model.keys import Rewrapped
+from resilience.model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
+from resilience.model.manifests import Manifest, StoredPart
+from resilience.model.measured import RestoreMeasured
+from resilience.model.objectives import Objective
+from resilience.model.plans import BackupPlan, RestorePlan
+from resilience.model.positions import RecoveryPoint
+from resilience.model.pruning import LogTrim, Removed
+from resilience.model.stock import ArchiveFacts, BackupObjects
 
-from .model.capture import Captured, Part, Restored
-from .model.diagnosis import Checkup
-from .model.facts import DestinationFacts, TargetFacts
-from .model.findings import Doubt, Examined, Level, Verdict
-from .model.keys import Rewrapped
-from .model.log import Branch, Gap, LogEntry, LogFacts, Stretch, Watermark
-from .model.manifests import Manifest, StoredPart
-from .model.measured import RestoreMeasured
-from .model.moments import aware
-from .model.objectives import Objective
-from .model.plans import BackupPlan, RestorePlan
-from .model.positions import RecoveryPoint
-from .model.pruning import LogTrim, Removed
-from .model.retention import Tier
-from .model.stock import ArchiveFacts, BackupObjects
+from .common import Named, Opened, T_co
+from .storage import ObjectInfo
 
-T_co = TypeVar("T_co", covariant=True)
 S_contra = TypeVar("S_contra", contravariant=True)
-Opened: TypeAlias = AbstractAsyncContextManager[T_co]
-
-
-class Named(Protocol):
-    """Something with a name of its own and the name of the system it belongs to."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def system(self) -> str: ...
 
 
 class BackupTarget(Named, Protocol):
@@ -240,64 +223,3 @@ class Validator(Protocol[S_contra]):
     @property
     def level(self) -> Level: ...
     async def check(self, subject: S_contra) -> Verdict: ...
-
-
-@frozen(kw_only=True)
-class ObjectInfo:
-    """What a store knows of one object; `tier` is None where there is one only, or the default one holds.
-
-    `held` says why it cannot be removed (a legal hold, immutability); empty if the store does not say.
-    """
-
-    key: str
-    size: int
-    modified: datetime = field(validator=aware)
-    tier: Tier | None = None
-    held: str = ""
-
-
-class KeyEncryptionKey(Protocol):
-    """Wraps the keys that data is sealed with, and never leaves where it is kept.
-
-    - `wrap` returns bytes from which only who may use the key gets `key` back.
-    - `unwrap` raises SealBroken unless `wrapped` was made by `wrap` of this key, with this context, by somebody who may
-      use it: nobody else can make bytes that it accepts. Both raise Unavailable and Refused as stores do.
-    - `id` tells it from every other key; it is no secret, and fit for the name of an object.
-    """
-
-    @property
-    def id(self) -> str: ...
-    async def wrap(self, key: bytes, *, context: bytes) -> bytes: ...
-    async def unwrap(self, wrapped: bytes, *, context: bytes) -> bytes: ...
-
-
-class ObjectStore(Protocol):
-    """Named, immutable sequences of bytes. Keys are paths of `/`-separated names.
-
-    - `put` creates; it raises AlreadyExists rather than overwrite, and of two writers at once exactly one succeeds. The
-      object becomes visible whole and durable, or not at all; also on cancellation, a crash and a full disk.
-    - `get` yields chunks of about 1 MiB from `offset` on; it raises ObjectMissing when entered.
-    - `list` yields, in the order of their keys, all objects whose keys begin with `prefix`.
-    - `stat` returns None for what is not there. `delete` may be repeated.
-    """
-
-    async def put(self, key: str, chunks: Chunks) -> ObjectInfo: ...
-    def get(self, key: str, *, offset: int = 0) -> Opened[AsyncIterator[bytes]]: ...
-    def list(self, prefix: str) -> AsyncIterator[ObjectInfo]: ...
-    async def stat(self, key: str) -> ObjectInfo | None: ...
-    async def delete(self, key: str) -> None: ...
-
-
-@runtime_checkable
-class Rehydrating(Protocol):
-    """A store with a tier that cannot be read (`ObjectInfo.tier` is `archive`), and a way back from there.
-
-    - `get` of such an object raises NotRehydrated, or reads its readable copy once there is one.
-    - `rehydrate` begins to make that copy, if nobody has yet, and returns whether it is there. It may be repeated.
-    """
-
-    async def rehydrate(self, key: str, *, to: Tier = "hot", urgent: bool = False) -> bool: ...
-
-
-Chunks: TypeAlias = AsyncIterator[bytes] | Iterable[bytes]
-"""What `put` takes: the pieces of an object, in order."""

@@ -1,0 +1,181 @@
+"""A group of servers of which one is written to: what a survey saw of its members, and of the ways that lead there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal
+
+from attrs import field, frozen
+
+from .findings import Finding
+from .json import Json
+from .log import Branch
+from .moments import aware
+from .positions import Position
+from .show import Shown, when
+
+Role = Literal["primary", "standby", "unknown"]
+FenceKind = Literal["proven", "delegated", "waived"]
+
+
+@frozen(kw_only=True)
+class MemberFacts(Shown):
+    """One member of a group as it was seen; `problem` says why nobody could look, and then the rest is empty.
+
+    `instance` tells this run of this server from every other: a connection that reaches it finds the same. `branches`
+    are the history it is on, oldest first. `durable` is up to where it has that on disk, `applied` up to where it
+    shows it; all that was acknowledged before `complete_at`, by the primary's clock, it has applied. `upstream` is the
+    member that it receives from (empty: nobody, or somebody that is no member), `receiving` whether it does now.
+    `writable` says whether it takes writes. `free` are bytes on the disk that holds the data.
+    """
+
+    name: str
+    role: Role = "unknown"
+    instance: str = ""
+    lineage: str = ""
+    version: str = ""
+    branches: tuple[Branch, ...] = ()
+    durable: Position | None = None
+    applied: Position | None = None
+    complete_at: datetime | None = field(default=None, validator=aware)
+    writable: bool | None = None
+    upstream: str = ""
+    receiving: bool = False
+    free: int | None = None
+    problem: str = ""
+    findings: tuple[Finding, ...] = ()
+    details: Mapping[str, Json] = field(factory=dict)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether somebody could look."""
+        return not self.problem
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name}: not reachable: {self.problem}"
+        receives = f", receives from {self.upstream or 'somebody else'}" if self.receiving else ""
+        return f"{self.name}: {self.role} at {self.durable}{receives}"
+
+
+@frozen(kw_only=True)
+class SyncSet(Shown):
+    """Who must have a write before it is acknowledged: `needed` of `members`, any of them or the first that are there.
+
+    With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it.
+    """
+
+    members: tuple[str, ...]
+    needed: int
+    at: datetime = field(validator=aware)
+    recorded: bool = False
+
+    def __str__(self) -> str:
+        source = "as recorded at" if self.recorded else "as of"
+        if not self.needed:
+            return f"no synchronous standby, {source} {when(self.at)}"
+        return f"{self.needed} of {', '.join(self.members)}, {source} {when(self.at)}"
+
+
+@frozen(kw_only=True)
+class Sighting(Shown):
+    """What somebody saw of the primary from where he stands: `alive`, or None where he cannot tell."""
+
+    vantage: str
+    alive: bool | None
+    text: str
+
+    def __str__(self) -> str:
+        word = {True: "alive", False: "dead", None: "cannot tell"}[self.alive]
+        return f"{self.vantage}: {word}: {self.text}"
+
+
+@frozen(kw_only=True)
+class Sample(Shown):
+    """What a state recorder saw of a group at a moment, kept where it outlives the primary.
+
+    `position` is how far the primary had come. All that was acknowledged by then is not after it.
+    """
+
+    group: str
+    at: datetime = field(validator=aware)
+    primary: str
+    position: Position | None = None
+    sync: SyncSet | None = None
+    members: tuple[MemberFacts, ...] = ()
+
+
+@frozen(kw_only=True)
+class GroupFacts(Shown):
+    """A group as it is now.
+
+    `primary` is who takes writes, or did last by what the members say; empty where nobody can tell. `owner` is a
+    manager that fails the group over by itself, such as Patroni. With `elects` the group chooses its primary itself.
+    """
+
+    group: str
+    system: str
+    at: datetime = field(validator=aware)
+    members: tuple[MemberFacts, ...]
+    primary: str = ""
+    sync: SyncSet | None = None
+    sightings: tuple[Sighting, ...] = ()
+    owner: str = ""
+    elects: bool = False
+    findings: tuple[Finding, ...] = ()
+    details: Mapping[str, Json] = field(factory=dict)
+
+    def member(self, name: str) -> MemberFacts | None:
+        """Return what was seen of one member; None if there is none of that name."""
+        return next((each for each in self.members if each.name == name), None)
+
+    def __str__(self) -> str:
+        head = f"{self.group} ({self.system}), primary: {self.primary or 'unknown'}"
+        lines = [head, *map(str, self.members), *map(str, self.sightings)]
+        if self.sync is not None:
+            lines.append(f"acknowledged by {self.sync}")
+        if self.owner:
+            lines.append(f"owned by {self.owner}")
+        return "\n  ".join([*lines, *map(str, self.findings)])
+
+
+@frozen(kw_only=True)
+class RouteFacts(Shown):
+    """One way that clients take, as it is now.
+
+    `to` is the member it leads to, None where it leads nowhere or elsewhere; `held`: clients wait. `version` is what a
+    switch compares. `instance` is what a real connection through it has reached (`MemberFacts.instance`; empty: none),
+    and `writable` whether that took a write. With `follows` the clients find the primary themselves: it holds nobody.
+    """
+
+    route: str
+    to: str | None
+    version: str
+    held: bool = False
+    follows: bool = False
+    instance: str = ""
+    writable: bool | None = None
+    findings: tuple[Finding, ...] = ()
+    details: Mapping[str, Json] = field(factory=dict)
+
+    def __str__(self) -> str:
+        words = "clients wait" if self.held else f"clients go to {self.to or 'nobody known'}"
+        return f"{self.route}: {words}"
+
+
+@frozen(kw_only=True)
+class Fence(Shown):
+    """That a member cannot write, since `at`: `proven`, left to somebody else (`delegated`), or `waived` by name.
+
+    Nothing was acknowledged by that member after `at`. `evidence` says what proves it.
+    """
+
+    member: str
+    kind: FenceKind
+    epoch: int
+    at: datetime = field(validator=aware)
+    evidence: str
+
+    def __str__(self) -> str:
+        return f"{self.member} fenced ({self.kind}): {self.evidence}"

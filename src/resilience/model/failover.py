@@ -15,8 +15,22 @@ from .moments import aware, not_negative, positive
 from .positions import Position, RecoveryPoint
 from .show import Shown, as_span, when
 
-FailoverKind = Literal["failover", "switchover"]
-StepKind = Literal["hold", "fence", "settle", "decide", "promote", "switch", "verify", "follow", "rejoin", "release"]
+FailoverKind = Literal["failover", "switchover", "failback"]
+StepKind = Literal[
+    "prepare",
+    "hold",
+    "fence",
+    "settle",
+    "decide",
+    "promote",
+    "switch",
+    "verify",
+    "follow",
+    "rejoin",
+    "require",
+    "lift",
+    "release",
+]
 Outcome = Literal["done", "not done", "unknown"]
 Phase = Literal["detection", "decision", "promotion", "propagation", "reconnect", "validation"]
 Ending = Literal["completed", "stopped"]
@@ -151,6 +165,9 @@ class FailoverPlan(Shown):
 
     `candidate` is promoted (None where the group elects its own), for the reason `why`. `fences` are the members that
     must be proven unable to write. `floor` is what it takes at least. With `blockers` it cannot be carried out.
+
+    A failback first brings the members of `divergences` back behind the primary, and ends there if nobody is to be
+    promoted (`candidate` is None, and there is no step `promote`).
     """
 
     id: str
@@ -168,6 +185,7 @@ class FailoverPlan(Shown):
     sync_needed: int = 0
     loss: Loss
     floor: tuple[PhaseFloor, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
     facts: GroupFacts
     routes: tuple[RouteFacts, ...] = ()
     made_at: datetime = field(validator=aware)
@@ -195,17 +213,21 @@ class FailoverPlan(Shown):
         return sum(each.seconds for each in self.floor)
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.kind} of {self.group} from {self.primary or 'nobody known'} to {self.candidate or 'whom it elects'}"
-        ]
+        lines = [f"{self.kind} of {self.group} {self._way()}"]
         lines += [f"because {self.why}"] if self.why else []
         lines += [f"{number}. {step}" for number, step in enumerate(self.steps, 1)]
         lines += [str(self.loss), *(f"  {each}" for each in self.loss.evidence)]
+        lines += map(str, self.divergences)
         if self.floor:
             lines += [f"takes at least {as_span(self.floor_seconds)}", *(f"  {each}" for each in self.floor)]
         lines += map(str, self.findings)
         last = "it cannot be carried out" if self.blockers else f"confirm with: {self.confirmation}"
         return "\n  ".join([*lines, f"{last} (expires {when(self.expires_at)})"])
+
+    def _way(self) -> str:
+        if self.kind == "failback" and self.candidate is None:
+            return f"behind {self.primary}"
+        return f"from {self.primary or 'nobody known'} to {self.candidate or 'whom it elects'}"
 
 
 @frozen(kw_only=True)

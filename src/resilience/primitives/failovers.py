@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from resilience.model.drills import FaultProof
@@ -19,6 +19,8 @@ class Promoter(Named, Protocol):
 
     - `survey` writes nothing. It looks at all members side by side, each within a deadline of its own: who does not
       answer is a member with a problem, never an exception. What stands in the way of any failover is a blocker.
+    - `prepare` does while clients still write what they would have to wait for afterwards (a checkpoint), and waits
+      until the candidate has caught up with the primary but for what arrives just now. It changes nothing else.
     - `settle` has every standby stop receiving, and waits until it shows all it has received. What it returns cannot
       change any more by what a primary does.
     - `promote` refuses an older epoch (FencedOff), rechecks the fences it is handed (FencingUnproven if one does not
@@ -28,6 +30,8 @@ class Promoter(Named, Protocol):
     - `follow` has a standby receive from the primary; it raises NotFollowing if it has diverged. `divergence` writes
       nothing. `rejoin` brings a member back behind the primary in the way that was found, and lifts nothing that still
       keeps it from writing before it is a standby. They may be repeated.
+    - `require` has the primary wait for `needed` of `members` before it acknowledges a write (0: for nobody). It may be
+      repeated.
     - `floor` is how long promotion and reconnection take at least, by the members' live settings.
     - Cancelled, each finishes what it has begun within its own deadline, or raises Interrupted.
     """
@@ -35,12 +39,14 @@ class Promoter(Named, Protocol):
     @property
     def members(self) -> tuple[str, ...]: ...
     async def survey(self) -> GroupFacts: ...
+    async def prepare(self, candidate: str, *, epoch: int) -> None: ...
     async def settle(self, *, epoch: int) -> GroupFacts: ...
     async def promote(self, order: PromotionOrder) -> Promoted: ...
     async def verify(self, primary: str, *, epoch: int) -> RecoveryPoint: ...
     async def follow(self, member: str, *, primary: str, epoch: int) -> None: ...
     async def divergence(self, member: str, *, primary: str) -> Divergence: ...
     async def rejoin(self, found: Divergence, *, epoch: int) -> None: ...
+    async def require(self, primary: str, *, members: Sequence[str], needed: int, epoch: int) -> None: ...
     async def floor(self) -> tuple[PhaseFloor, ...]: ...
 
 
@@ -67,7 +73,9 @@ class Fencer(Protocol):
 
     - `fence` may be repeated. It returns only what it has proven (or who else does); it raises FencingUnproven if it
       could not. With `clean` the member is let finish what it does and hand all of its history to its standbys.
-    - A member stays fenced, also when its machine starts again, until `lift`.
+    - A member stays fenced, also when its machine starts again, until `lift`: then it may do again what its role is,
+      and runs again if `fence` had stopped it. `lift` may be repeated, also for a member that is not fenced.
+    - Both raise FencedOff in an older epoch than one they have seen for that member.
     """
 
     @property

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from resilience import Archive, coverage, restore
-from resilience.archive import layout
+from resilience.archive import layout, small
 from resilience.keys import KeyFile
-from resilience.model.errors import Corrupt, KeyMissing, NotRecoverable, Unsupported
+from resilience.model.errors import Corrupt, KeyMissing, ManifestInvalid, NotRecoverable, Unsupported
 from resilience.model.json import to_json
 from resilience.operations.prune import plan_prune, prune
 from resilience.operations.rotate import rotate
+from resilience.stores import MemoryStore
 from resilience.testing.memory import LINEAGE, MemoryDestination
 from resilience.testing.stores import listed, read
 
@@ -203,3 +206,57 @@ async def test_an_entry_that_somebody_adds_behind_the_log_leaves_what_lies_befor
     with pytest.raises((Corrupt, KeyMissing, Unsupported), match=junk):
         await restore(archive, "orders", into=destination)
     assert destination.values == {} or text == b""
+
+
+@pytest.mark.parametrize("text", [b'{"format":99}', b""], ids=["of a newer format", "that is none"])
+@pytest.mark.parametrize("reach", [-1, 1, 1 << 10, 1 << 20], ids=["shorter", "longer", "over some", "over all"])
+@pytest.mark.parametrize("number", [0, 1, 5])
+async def test_an_entry_that_somebody_adds_over_the_log_stops_nothing(
+    key: KeyFile, number: int, reach: int, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = await sealed(key)
+    place = layout.segments("memory", "orders", LINEAGE, "1")
+    there = [layout.stretch(info.key) or pytest.fail(info.key) for info in await listed(history.archive.store, place)]
+    begins, ends = there[number]
+    junk = place + layout.segment(begins, ends + reach)
+    await history.archive.store.put(junk, [head(text) if text else b"junk"])
+    await working(history, key)
+    assert f"{junk} is passed over" in caplog.text
+
+
+async def test_a_watermark_that_somebody_adds_is_told(key: KeyFile) -> None:
+    history = await sealed(key)
+    place = f"{PLACE}{RECORDS['watermark']}"
+    await history.archive.store.put(place, [record(99, await name_of(history, "records"))])
+    found = await coverage(opened(history, key), "orders")
+    assert place in [finding.subject for finding in found.findings]
+
+
+@pytest.mark.parametrize("place", [*RECORDS.values(), f"manifests/{NEVER}.json"], ids=[*RECORDS, "manifest"])
+async def test_what_is_larger_than_anything_of_ours_is_not_read_to_its_end(
+    key: KeyFile, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setattr(small, "MANIFEST", 5 << 20)
+    history = await sealed(key)
+    await history.archive.store.put(PLACE + place, [b'{"format":2,'] + [bytes(1 << 20)] * 8)
+    await working(history, key)
+
+
+async def test_no_more_of_an_object_is_read_than_it_may_have() -> None:
+    store, read = MemoryStore(), 0
+
+    @asynccontextmanager
+    async def endless(key: str, *, offset: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+        async def chunks() -> AsyncIterator[bytes]:
+            nonlocal read
+            while True:
+                read += 1 << 20
+                yield bytes(1 << 20)
+
+        yield chunks()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStore, "get", staticmethod(endless))
+        with pytest.raises(ManifestInvalid, match="read large: it has more than 4.0 MiB, which none of ours has"):
+            await small.whole(store, "large", at_most=small.RECORD)
+    assert read == small.RECORD + (1 << 20)

@@ -145,7 +145,7 @@ async def test_a_record_that_somebody_without_the_key_adds_is_passed_over_and_na
             await archive.store.put(name, [wrap(record)])
         facts = await log.survey()
         assert (facts.branches, facts.watermarks, facts.gaps) == (trusted.branches, trusted.watermarks, trusted.gaps)
-        assert {finding.subject for finding in facts.findings} == {name for name, _ in forged[:2]}
+        assert {finding.subject for finding in facts.findings} == {name for name, _ in forged}
         assert all("it is not sealed" in finding.text for finding in facts.findings)
         assert await reach(log) == (3 * SIZE, 5 * SIZE)
     async with opened(again(archive, key=None)) as log:

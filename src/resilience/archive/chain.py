@@ -24,7 +24,7 @@ from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .records import Records
-from .small import AHEAD, whole
+from .small import AHEAD, RECORD, whole
 
 NAMED = 4
 """How many of the newest backups are looked at for those that no other names: as many may be taken at once.
@@ -80,8 +80,8 @@ class Chain:
         found: dict[str, Predecessor] = {}
         named: set[str] = set()
         for key in await self._newest():
-            data = await whole(self.records.store, key)
             try:
+                data = await whole(self.records.store, key)
                 manifest = None if data is None else await self.records.unwrapped(key, data, Manifest)
             except (Corrupt, KeyMissing, Unsupported):
                 continue  # nobody shall vouch for it
@@ -149,7 +149,10 @@ class Chain:
 
     async def _has_come(self, backup: Predecessor) -> bool:
         """Look again: it may have been published after its place was listed."""
-        data = await whole(self.records.store, self._manifest(backup.id))
+        try:
+            data = await whole(self.records.store, self._manifest(backup.id))
+        except Corrupt:
+            return False  # it is none of ours
         return data is not None and digest_of(data) == backup.sha256
 
     async def _was_retired(self, backup: Predecessor) -> bool:
@@ -177,7 +180,7 @@ class Chain:
                 keys = [info.key async for info in infos if info.key.endswith(f"/{_PUBLISHED}.json")]
             for key in [each for each in keys if each.split("/")[-2] not in there]:
                 try:
-                    data = await whole(store, key)
+                    data = await whole(store, key, at_most=RECORD)
                     record = None if data is None else await self.records.unwrapped(key, data, Published)
                 except (Corrupt, KeyMissing, Unsupported):
                     continue  # anybody may have written it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from operator import attrgetter
 from typing import NamedTuple
@@ -29,12 +29,16 @@ class Slice(NamedTuple):
 
 @frozen(kw_only=True)
 class Finder:
-    """Finds the entries of one branch, below the prefixes of its segments and its slices; see `Log.entries`."""
+    """Finds the entries of one branch, below the prefixes of its segments and its slices; see `Log.entries`.
+
+    Whole segments never overlap, unless somebody added one: then those stay that are `proven`, where that can be told.
+    """
 
     store: ObjectStore
     branch: str
     segments: str
     slices: str
+    proven: Callable[[LogEntry], Awaitable[bool]] | None = None
 
     async def entries(self, begins: int, ends: int | None, *, known: int = 0) -> AsyncGenerator[LogEntry]:
         """Yield what covers a stretch.
@@ -66,13 +70,14 @@ class Finder:
 
     async def _segments(self, begins: int, ends: int | None, known: int) -> AsyncGenerator[LogEntry]:
         if ends is not None and ends - begins <= layout.LARGEST_SEGMENT:
-            meant = [each async for each in self._whole(layout.segment_at(begins)) if each.ends.offset >= ends]
+            there = await self._settled([each async for each in self._whole(layout.segment_at(begins))])
+            meant = [each for each in there if each.ends.offset >= ends]
             if meant:  # nothing else need be listed
                 yield meant[0]
                 return
         unbounded = ends is None and begins > 0
         listed = self._open_ended(begins, known) if unbounded else self._whole(*layout.highs(begins, ends))
-        async with aclosing(listed) as entries:
+        async with aclosing(self._undisputed(listed)) as entries:
             async for entry in entries:
                 if begins < entry.ends.offset and (ends is None or entry.begins.offset < ends):
                     yield entry
@@ -95,6 +100,30 @@ class Finder:
                 async for info in infos:
                     if stretch := layout.stretch(info.key):
                         yield self._entry(*stretch)
+
+    async def _undisputed(self, entries: AsyncGenerator[LogEntry]) -> AsyncGenerator[LogEntry]:
+        group: list[LogEntry] = []
+        reach = 0
+        async with aclosing(entries):
+            async for entry in entries:
+                if group and entry.begins.offset >= reach:
+                    for each in await self._settled(group):
+                        yield each
+                    group = []
+                group.append(entry)
+                reach = max(reach, entry.ends.offset)
+        for each in await self._settled(group):
+            yield each
+
+    async def _settled(self, entries: list[LogEntry]) -> list[LogEntry]:
+        """Return entries without those that overlap others and are not proven; the longest, which hide most, first."""
+        if self.proven is None or len(entries) < 2:
+            return entries
+        left = list(entries)
+        for each in sorted(entries, key=_length, reverse=True):
+            if any(_overlap(each, other) for other in left if other is not each) and not await self.proven(each):
+                left.remove(each)
+        return left
 
     async def _slices(self, at: int, ends: int | None, *, aligned: bool) -> AsyncGenerator[LogEntry]:
         """Yield the longest slices from `at` on, up to the first hole or `ends`."""
@@ -145,6 +174,14 @@ def longest(slices: Iterable[Slice], at: int, ends: int | None) -> list[Slice]:
         chosen.append(best)
         at = best.ends
     return chosen
+
+
+def _length(entry: LogEntry) -> int:
+    return entry.ends.offset - entry.begins.offset
+
+
+def _overlap(one: LogEntry, other: LogEntry) -> bool:
+    return one.begins.offset < other.ends.offset and other.begins.offset < one.ends.offset
 
 
 def _position(branch: str, offset: int) -> Position:

@@ -25,7 +25,7 @@ from resilience.streams.seals import KEY_SIZE, bound, derived, mac
 
 from . import layout
 from .envelope import unwrap, wrap
-from .small import whole
+from .small import RECORD, whole
 
 T = TypeVar("T")
 REWRAPPED_AT_ONCE = 16
@@ -201,7 +201,7 @@ class Keyring:
 
     async def _unwrapped(self, kek: KeyEncryptionKey, system: str, target: str, name: str) -> DataKey | None:
         place = layout.wrapped_key(system, target, name, kek.id)
-        data = await whole(self.store, place)
+        data = await whole(self.store, place, at_most=RECORD)
         if data is None:
             return None
         stored = unwrap(data, place, WrappedKey)

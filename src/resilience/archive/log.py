@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime
@@ -28,13 +29,15 @@ from resilience.primitives import ObjectInfo, ObjectStore
 
 from . import layout
 from .covering import Finder
-from .entries import Head
+from .entries import HEAD_AT_MOST, Head
 from .offline import unreadable
 from .packing import Packing
 from .records import Records
-from .small import whole
+from .small import RECORD, whole
 
 R = TypeVar("R", Branch, Watermark, Gap)
+
+logger = logging.getLogger(__name__)
 
 ANOTHER = "another server of this lineage writes here: give one of them a name of its own"
 
@@ -118,7 +121,7 @@ class ArchiveLog:
         findings: list[Finding] = []
         branches = await self._all(layout.histories(self.system, self.target, self.lineage), Branch, findings)
         branches.sort(key=lambda branch: (len(branch.name), branch.name))
-        watermarks = [await self._watermark(branch.name, self._told) for branch in branches]
+        watermarks = [await self._watermark(branch.name, self._told, findings) for branch in branches]
         return LogFacts(
             lineage=self.lineage,
             branches=tuple(branches),
@@ -132,10 +135,12 @@ class ArchiveLog:
 
         The newest record is the first one listed; what was appended after it is found from there.
         """
-        return await self._watermark(branch, self.describe)
+        return await self._watermark(branch, self.describe, [])
 
-    async def _watermark(self, branch: str, told: Callable[[LogEntry], Awaitable[LogEntry]]) -> Watermark | None:
-        recorded = await self._recorded(branch)
+    async def _watermark(
+        self, branch: str, told: Callable[[LogEntry], Awaitable[LogEntry]], findings: list[Finding]
+    ) -> Watermark | None:
+        recorded = await self._recorded(branch, findings)
         first, last = await self._going_on(branch, recorded.ends.offset if recorded else None)
         reached = last or recorded
         if reached is None:
@@ -182,7 +187,7 @@ class ArchiveLog:
     async def read(self, entry: LogEntry) -> Sequence[bytes]:
         """Return an entry's bytes in verified pieces; see `Log.read`."""
         key = self._key_of_entry(entry)
-        data = await whole(self.store, key)
+        data = await whole(self.store, key, at_most=2 * entry.size + HEAD_AT_MOST + RECORD)
         if data is None:
             raise ObjectMissing("there is no such entry", operation="read log", subject=key)
         if (found := await self._head(data, entry, key)) is None:
@@ -216,10 +221,10 @@ class ArchiveLog:
                 raise ChecksumMismatch("it belongs under another name", operation="read log", subject=key)
         return found
 
-    async def _recorded(self, branch: str) -> Watermark | None:
+    async def _recorded(self, branch: str, findings: list[Finding]) -> Watermark | None:
         async with closing(self._watermarks(branch)) as keys:
             async for key in keys:
-                if (watermark := await self._trusted(key, Watermark, [])) is not None:
+                if (watermark := await self._trusted(key, Watermark, findings)) is not None:
                     return watermark
         return None
 
@@ -255,7 +260,19 @@ class ArchiveLog:
             branch=branch,
             segments=layout.segments(self.system, self.target, self.lineage, branch),
             slices=layout.slices(self.system, self.target, self.lineage, branch),
+            proven=None if self.records.keyring.key is None else self._proven,
         )
+
+    async def _proven(self, entry: LogEntry) -> bool:
+        """Tell whether the head of an entry shows that we wrote it; one that cannot be read now is believed."""
+        try:
+            await self.describe(entry)
+        except NotRehydrated:
+            return True
+        except (Corrupt, KeyMissing, Unsupported) as error:
+            logger.warning("%s is passed over, for it lies over other entries: %s", self._key_of_entry(entry), error)
+            return False
+        return True
 
     async def _register(self) -> None:
         if not self._registered:

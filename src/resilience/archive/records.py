@@ -14,7 +14,7 @@ from resilience.primitives import ObjectStore
 
 from .envelope import seal_of, unwrap, wrap
 from .keys import DataKey, Keyring
-from .small import whole
+from .small import RECORD, whole
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Records:
 
     async def read(self, key: str, kind: type[T]) -> T | None:
         """Return the value that is stored under `key`, None if there is none; raises as `unwrapped` does."""
-        data = await whole(self.store, key)
+        data = await whole(self.store, key, at_most=RECORD)
         return None if data is None else await self.unwrapped(key, data, kind)
 
     async def put(self, key: str, value: object) -> None:

@@ -22,7 +22,7 @@ from . import layout
 from .chain import Retired
 from .draft import RunEnded, RunStarted
 from .records import Records
-from .small import whole
+from .small import RECORD, whole
 
 
 @define
@@ -91,16 +91,16 @@ class Stock:
         )
 
     async def _running(self, lies: BackupObjects) -> BackupObjects:
-        data = await whole(self.store, layout.run(self.system, self.target, lies.id, "started"))
-        with suppress(msgspec.MsgspecError, ValueError):
+        with suppress(msgspec.MsgspecError, ValueError, Corrupt):
+            data = await whole(self.store, layout.run(self.system, self.target, lies.id, "started"), at_most=RECORD)
             started = from_json(data or b"", RunStarted)
             return evolve(lies, kind=lies.kind or started.kind, parent=started.parent)
         return lies
 
     async def _succeeded(self, backup: str) -> bool:
         """Tell whether a run ended well: its manifest was there."""
-        data = await whole(self.store, layout.run(self.system, self.target, backup, "ended"))
-        with suppress(msgspec.MsgspecError, ValueError):
+        with suppress(msgspec.MsgspecError, ValueError, Corrupt):
+            data = await whole(self.store, layout.run(self.system, self.target, backup, "ended"), at_most=RECORD)
             return from_json(data or b"", RunEnded).outcome == "succeeded"
         return False
 

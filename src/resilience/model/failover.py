@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -34,6 +35,13 @@ StepKind = Literal[
 Outcome = Literal["done", "not done", "unknown"]
 Phase = Literal["detection", "decision", "promotion", "propagation", "reconnect", "validation"]
 Ending = Literal["completed", "stopped"]
+Accepted = Literal["split brain", "data loss"]
+"""What nobody could prove and somebody took upon himself, by name; the subject of the blockers that this lifts."""
+
+
+def standing(findings: Iterable[Finding], accepted: Collection[Accepted] = ()) -> tuple[Finding, ...]:
+    """Return the blockers that still stand once some risks were accepted by name; such a risk is their subject."""
+    return tuple(each for each in findings if each.severity == "blocker" and each.subject not in accepted)
 
 
 @frozen(kw_only=True)
@@ -44,7 +52,8 @@ class FailoverPolicy(Shown):
     it may take from the failure on. `confirmation` are the words to type, to which the plan adds a code of its own. A
     plan is good for `valid`. `witnesses` are how many vantage points must have seen the primary dead. Of equals the
     earlier in `preferred` is promoted; who is in `never` is not. `approvals` are roles whose approval must be on
-    record. `recovery_point_age`: a backup proven within it must exist, if it is given.
+    record. `recovery_point_age`: a backup proven within it must exist, if it is given. `detection`, `decision` and
+    `validation` are what is allotted to those phases; nothing is counted for what is not.
     """
 
     max_loss: timedelta = field(default=timedelta(0), validator=not_negative)
@@ -56,6 +65,9 @@ class FailoverPolicy(Shown):
     never: tuple[str, ...] = ()
     approvals: tuple[str, ...] = ()
     recovery_point_age: timedelta | None = field(default=None, validator=positive)
+    detection: timedelta | None = field(default=None, validator=positive)
+    decision: timedelta | None = field(default=None, validator=positive)
+    validation: timedelta | None = field(default=None, validator=positive)
 
 
 @frozen(kw_only=True)
@@ -164,7 +176,9 @@ class FailoverPlan(Shown):
     """One failover that was decided and not begun; it shows itself, travels as JSON and expires.
 
     `candidate` is promoted (None where the group elects its own), for the reason `why`. `fences` are the members that
-    must be proven unable to write. `floor` is what it takes at least. With `blockers` it cannot be carried out.
+    must be proven unable to write. `floor` is what it takes at least. With `asked` the candidate was asked for by name:
+    nobody else is promoted. From the promotion on a write waits for `sync_needed` of `sync`, and for `required_needed`
+    of `required` once the old primary is back, where it comes back. With `blockers` it cannot be carried out.
 
     A failback first brings the members of `divergences` back behind the primary, and ends there if nobody is to be
     promoted (`candidate` is None, and there is no step `promote`).
@@ -177,12 +191,15 @@ class FailoverPlan(Shown):
     policy: FailoverPolicy
     candidate: str | None = None
     why: str = ""
+    asked: bool = False
     primary: str = ""
     epoch: int
     steps: tuple[Step, ...] = ()
     fences: tuple[str, ...] = ()
     sync: tuple[str, ...] = ()
     sync_needed: int = 0
+    required: tuple[str, ...] = ()
+    required_needed: int = 0
     loss: Loss
     floor: tuple[PhaseFloor, ...] = ()
     divergences: tuple[Divergence, ...] = ()
@@ -195,7 +212,7 @@ class FailoverPlan(Shown):
     @property
     def blockers(self) -> tuple[Finding, ...]:
         """Why it cannot be carried out."""
-        return tuple(each for each in self.findings if each.severity == "blocker")
+        return standing(self.findings)
 
     @property
     def code(self) -> str:
@@ -247,7 +264,7 @@ class Decision(Shown):
     @property
     def blockers(self) -> tuple[Finding, ...]:
         """Why nobody is promoted."""
-        return tuple(each for each in self.findings if each.severity == "blocker")
+        return standing(self.findings)
 
 
 @frozen(kw_only=True)

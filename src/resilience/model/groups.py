@@ -63,12 +63,14 @@ class MemberFacts(Shown):
 class SyncSet(Shown):
     """Who must have a write before it is acknowledged: `needed` of `members`, any of them or the first that are there.
 
-    With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it.
+    With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it, and had been
+    since the primary was at `since`, or earlier: who has less may lack what was acknowledged under another set.
     """
 
     members: tuple[str, ...]
     needed: int
     at: datetime = field(validator=aware)
+    since: Position | None = None
     recorded: bool = False
 
     def __str__(self) -> str:
@@ -95,7 +97,8 @@ class Sighting(Shown):
 class Sample(Shown):
     """What a state recorder saw of a group at a moment, kept where it outlives the primary.
 
-    `position` is how far the primary had come. All that was acknowledged by then is not after it.
+    `position` is how far the primary had come. All that was acknowledged by `at`, by the recorder's clock, is not after
+    it.
     """
 
     group: str
@@ -168,13 +171,15 @@ class RouteFacts(Shown):
 class Fence(Shown):
     """That a member cannot write, since `at`: `proven`, left to somebody else (`delegated`), or `waived` by name.
 
-    Nothing was acknowledged by that member after `at`. `evidence` says what proves it.
+    Nothing was acknowledged by that member after `at`. `end`, where the fence can tell, is a place in its history that
+    nothing acknowledged lies after: it stopped in order there. `evidence` says what proves it.
     """
 
     member: str
     kind: FenceKind
     epoch: int
     at: datetime = field(validator=aware)
+    end: Position | None = None
     evidence: str
 
     def __str__(self) -> str:

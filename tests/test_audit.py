@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import NoReturn
 
 import pytest
 
 from resilience import Archive, RestoreReport, backup, restore
-from resilience.model.errors import ChecksumMismatch, DestinationNotEmpty
+from resilience.model.errors import ChecksumMismatch, DestinationNotEmpty, NoBackup
 from resilience.model.events import Event
 from resilience.testing.memory import MemoryDestination, MemoryTarget
 from resilience.testing.stores import listed, read
@@ -78,7 +80,7 @@ async def test_a_restore_says_who_asked_for_it_and_why_in_its_record_its_report_
 async def test_a_restore_that_is_refused_says_who_asked_for_it() -> None:
     archive, events = small_archive(), list[Event]()
     await backup(MemoryTarget("orders", dict(FEW)), archive)
-    with pytest.raises(DestinationNotEmpty):
+    with pytest.raises(DestinationNotEmpty) as refused:
         await restore(
             archive,
             "orders",
@@ -91,6 +93,44 @@ async def test_a_restore_that_is_refused_says_who_asked_for_it() -> None:
         ("started", "jane", "why not"),
         ("failed", "jane", "why not"),
     ]
+    (record,) = await records(archive, "restores")
+    told = record["restoremeasured"]
+    assert isinstance(told, dict)
+    assert (told["actor"], told["reason"], told["outcome"], told["error"]) == (
+        "jane",
+        "why not",
+        "failed",
+        str(refused.value),
+    )
+    assert await archive.measured("orders") == ()
+
+
+async def test_a_restore_that_is_cancelled_says_who_asked_for_it() -> None:
+    archive, begun = small_archive(), asyncio.Event()
+    await backup(MemoryTarget("orders", dict(FEW)), archive)
+
+    class Slow(MemoryDestination):
+        async def survey(self, *_: object) -> NoReturn:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    restoring = asyncio.create_task(restore(archive, "orders", into=Slow(), **BY))  # type: ignore[arg-type]
+    await begun.wait()
+    restoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await restoring
+    (record,) = await records(archive, "restores")
+    told = record["restoremeasured"]
+    assert isinstance(told, dict)
+    assert (told["outcome"], told["actor"]) == ("cancelled", BY["actor"])
+
+
+async def test_a_restore_of_a_name_that_the_archive_does_not_know_leaves_nothing_there() -> None:
+    archive = small_archive()
+    with pytest.raises(NoBackup):
+        await restore(archive, "order", into=MemoryDestination(), **BY)  # type: ignore[arg-type]
+    assert await listed(archive.store) == []
 
 
 async def test_nobody_has_to_say_anything() -> None:

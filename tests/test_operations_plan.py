@@ -104,7 +104,7 @@ async def test_an_archive_that_may_only_be_read_is_restored_from_all_the_same(ca
         await restore(archive, "orders", into=into)
     assert into.values["minute"] == b"20"
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "what the restore measured was not kept in the archive"
+        "the record of the restore was not kept in the archive"
     ]
 
 

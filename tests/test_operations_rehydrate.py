@@ -104,7 +104,10 @@ async def test_what_was_rehydrated_is_restored() -> None:
     archive, store, size = await frozen()
     into = MemoryDestination()
     events: list[Event] = []
-    assert await rehydrate(archive, "orders", into=into, observer=events.append) == Rehydration(objects=1, bytes=size)
+    by = {"actor": "jane", "reason": "a drill"}
+    begun = await rehydrate(archive, "orders", into=into, observer=events.append, actor="jane", reason="a drill")
+    assert begun == Rehydration(objects=1, bytes=size)
+    assert all(by == {"actor": event.actor, "reason": event.reason} for event in events)
     assert await rehydrate(archive, "orders", into=into) == Rehydration(objects=1, bytes=size)
     assert store.begun == 1 and set(store.asked.values()) == {False}
     store.thaw()

@@ -279,7 +279,8 @@ class Archive:
 
     async def remember(self, measured: RestoreMeasured) -> None:
         """Keep what a restore has measured; see `Archiver.remember`."""
-        key = layout.restore(measured.system, measured.target, measured.id)
+        failed = measured.outcome != "succeeded"
+        key = layout.restore(measured.system, measured.target, measured.id, failed=failed)
         await self._records(measured.system, measured.target).put(key, measured)
 
     async def measured(self, target: str, *, last: int = 5) -> tuple[RestoreMeasured, ...]:
@@ -290,7 +291,8 @@ class Archive:
         newest: deque[str] = deque(maxlen=last)
         async with closing(self.store.list(layout.restores(system, target))) as infos:
             async for info in infos:
-                newest.append(info.key)
+                if not info.key.endswith(f"{layout.FAILED}.json"):
+                    newest.append(info.key)
         records = self._records(system, target)
         found = [await records.read(key, RestoreMeasured) for key in reversed(newest)]
         return tuple(each for each in found if each is not None)

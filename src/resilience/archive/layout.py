@@ -129,14 +129,18 @@ def wrapped(key: str) -> tuple[str, str] | None:
     return (name, kek) if _DATA_KEY.fullmatch(name) and _KEK.fullmatch(kek) else None
 
 
+FAILED = "-failed"
+"""How the name of a restore's record ends that has measured nothing: whoever wants the others does not read it."""
+
+
 def restores(system: str, target: str) -> str:
     """Return the prefix of what restores of a target have measured."""
     return f"{_place(system, target)}restores/"
 
 
-def restore(system: str, target: str, id: str) -> str:
-    """Return the key of what one restore has measured."""
-    return f"{restores(system, target)}{checked_id(id)}.json"
+def restore(system: str, target: str, id: str, *, failed: bool = False) -> str:
+    """Return the key of what one restore has measured, or of why it failed."""
+    return f"{restores(system, target)}{checked_id(id)}{FAILED if failed else ''}.json"
 
 
 def backup(system: str, target: str, kind: str, backup: str) -> str:

@@ -1,8 +1,9 @@
-"""What a restore has measured: the archive keeps it, and the next plan estimates from it."""
+"""What a restore has measured, or why it failed: the archive keeps it, and the next plan estimates from it."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Literal
 
 from attrs import field, frozen
 from attrs.validators import ge
@@ -15,7 +16,8 @@ from .show import Shown
 class RestoreMeasured(Shown):
     """One restore that was proven: plain bytes of backups unpacked, of the log replayed, and the seconds of each.
 
-    `backup` is the one that it ended with, `until` what was asked for. `actor` asked for it, for a `reason`.
+    `backup` is the one that it ended with, `until` what was asked for. `actor` asked for it, for a `reason`. One that
+    failed, with the sentence that was raised as its `error`, or was cancelled has measured nothing.
     """
 
     id: str
@@ -31,3 +33,5 @@ class RestoreMeasured(Shown):
     until: str = ""
     actor: str = ""
     reason: str = ""
+    outcome: Literal["succeeded", "failed", "cancelled"] = "succeeded"
+    error: str = ""

@@ -28,18 +28,21 @@ async def rehydrate(
     into: RestoreDestination[Live],
     until: datetime | RecoveryTarget | None = None,
     urgent: bool = False,
+    actor: str = "",
+    reason: str = "",
     observer: Observer | None = None,
 ) -> Rehydration:
     """Begin to make readable what `restore` with the same arguments needs, and return what cannot be read yet.
 
     Each object is copied to a readable tier; it stays where it is itself, so nothing is paid for leaving Archive early.
     That takes up to 15 hours, or about one if `urgent`, which costs more. Call it again to see how far it is: once it
-    returns no objects, the restore can begin, and reads the copies. What was begun is not begun twice.
+    returns no objects, the restore can begin, and reads the copies. What was begun is not begun twice. `actor` asks for
+    it, for a `reason`: both stand in every event.
 
     Cancelled: the copies that were begun go on. Raises as `restore` does before it touches anything, and Unsupported if
     the store cannot bring anything back; KeyMissing, Refused (it may not write) and Unavailable as stores do.
     """
-    told = Notifier("rehydrate", target, observer)
+    told = Notifier("rehydrate", target, observer, actor=actor, reason=reason)
     left: list[ObjectInfo] = []
 
     async def begin(info: ObjectInfo) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import TypeVar
 
-from resilience.model.errors import Interrupted, ResilienceError
+from attrs import evolve
+
+from resilience.model.errors import Interrupted
 from resilience.model.events import Notifier, Observer
 from resilience.model.ids import new_id as fresh_id
-from resilience.model.measured import RestoreMeasured
 from resilience.model.moments import utc_now
 from resilience.model.positions import RecoveryPoint
 from resilience.model.reports import RestoreReport
@@ -24,11 +23,10 @@ from resilience.primitives import Archiver, RestoreDestination
 
 from .looking import decided
 from .observed import ObservedBackup, Replaying
+from .recorded import Recorded
 from .rehydrate import refuse_offline
 
 Live = TypeVar("Live")
-RECORD_SECONDS = 10.0
-"""How long the archive may take to keep what was measured."""
 
 
 async def restore(
@@ -53,52 +51,68 @@ async def restore(
     was cancelled at the very end: then the restore is complete), and `into.discard()` removes what is there. The
     position in the report was read back from the restored system; the time beside it too if the system knows one, or
     else it is the manifest's. `observer` is told the plain bytes unpacked and replayed so far and about how many there
-    will be. What was measured is kept in the archive for the next plan, if its credential may write there, together
-    with who restored it (`actor`) and why (`reason`), as the caller says; both also stand in every event.
+    will be. What was measured is kept in the archive for the next plan, or why it failed, if its credential may write
+    there, together with who asked for it (`actor`) and why (`reason`), as the caller says; events say it too.
 
     Raises Refused (NotRecoverable with the reason, NoBackup, DestinationNotEmpty, DiskTooSmall, NotRehydrated if some
     of it lies in the Archive tier: nothing was touched),
     Corrupt (the archive is damaged), Unavailable (store or destination failed), Unsupported (the destination's programs
     do not fit the backup), Interrupted (it did not stop where it was asked to).
     """
-    began = time.monotonic()
-    wanted = RecoveryTarget.of(until)
+    began, wanted = time.monotonic(), RecoveryTarget.of(until)
     told = Notifier("restore", target, observer, actor=actor, reason=reason)
+    record = Recorded(
+        archive=archive,
+        target=target,
+        system=into.system,
+        destination=into.name,
+        until=str(wanted),
+        actor=actor,
+        reason=reason,
+        clock=clock,
+        new_id=new_id,
+    )
     with told.outcome():
-        async with decided(archive, target, into=into, until=wanted) as found:
-            course = found.course
-            await refuse_offline(archive, found, target=target)
-            facts = await into.survey(course.chain)
-
-            plan = plan_restore(course.chain, facts, course=course)
-
-            told.total = plan.written + plan.replayed
-            replaying = Replaying(told, plan)
-            async with _opened(archive, course, told) as chain:
-                applied = time.monotonic()
-                restored = await into.apply(plan, chain=chain, log=found.log, reached=replaying)
-                ended = time.monotonic()
-
-            prove(course, restored.reached)
+        async with record.failing():
+            report = await _restored(archive, target, into, wanted, told)
         told.total = told.done
+    report = evolve(report, seconds=time.monotonic() - began, actor=actor, reason=reason)
+    await record.keep(report)
+    return report
+
+
+async def _restored(
+    archive: Archiver, target: str, into: RestoreDestination[Live], until: RecoveryTarget, told: Notifier
+) -> RestoreReport:
+    async with decided(archive, target, into=into, until=until) as found:
+        course = found.course
+        await refuse_offline(archive, found, target=target)
+        facts = await into.survey(course.chain)
+
+        plan = plan_restore(course.chain, facts, course=course)
+
+        told.total = plan.written + plan.replayed
+        replaying = Replaying(told, plan)
+        async with _opened(archive, course, told) as chain:
+            applied = time.monotonic()
+            restored = await into.apply(plan, chain=chain, log=found.log, reached=replaying)
+            ended = time.monotonic()
+
+        prove(course, restored.reached)
     replay_seconds = replaying.seconds(ended)
-    report = RestoreReport(
+    return RestoreReport(
         manifest=course.chain[-1],
         chain=plan.chain,
         destination=into.name,
-        until=wanted,
+        until=until,
         reached=restored.reached,
         written=plan.written,
         replayed=replaying.replayed(restored.reached),
         unpack_seconds=ended - applied - replay_seconds,
         replay_seconds=replay_seconds,
-        seconds=time.monotonic() - began,
-        actor=actor,
-        reason=reason,
+        seconds=ended - applied,
         findings=plan.findings + restored.findings,
     )
-    await _remember(archive, report, system=into.system, clock=clock, new_id=new_id)
-    return report
 
 
 @asynccontextmanager
@@ -129,35 +143,3 @@ def prove(course: Course, reached: RecoveryPoint) -> None:
             subject=course.chain[-1].target,
             hint="discard what is there and do not use it",
         )
-
-
-async def _remember(
-    archive: Archiver,
-    report: RestoreReport,
-    *,
-    system: str,
-    clock: Callable[[], datetime],
-    new_id: Callable[[datetime], str],
-) -> None:
-    """Keep what was measured, if that can be: a restore from an archive that may only be read is as good."""
-    now = clock()
-    measured = RestoreMeasured(
-        id=new_id(now),
-        target=report.manifest.target,
-        system=system,
-        destination=report.destination,
-        ended_at=now,
-        unpacked=report.written,
-        unpack_seconds=report.unpack_seconds,
-        replayed=report.replayed,
-        replay_seconds=report.replay_seconds,
-        backup=report.manifest.id,
-        until=str(report.until),
-        actor=report.actor,
-        reason=report.reason,
-    )
-    try:
-        async with asyncio.timeout(RECORD_SECONDS):
-            await archive.remember(measured)
-    except (ResilienceError, OSError) as error:
-        logging.getLogger("resilience").warning("what the restore measured was not kept in the archive: %s", error)

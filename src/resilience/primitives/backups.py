@@ -113,7 +113,8 @@ class Archiver(Protocol):
       `reason`; it leaves a run record, and what it may remove it is told piece by piece.
     - `rewrap` wraps what a target's data is sealed with by the archive's own key too, one data key after the other, and
       proves those that were wrapped before. It only adds, and may be repeated; what is in the way is told.
-    - `remember` keeps what a restore has measured; `measured` are the last ones of a target, newest first.
+    - `remember` keeps what a restore has measured, or why it failed; `measured` are the last ones of a target that
+      succeeded, newest first.
     """
 
     def manifests(self, target: str, *, doubts: list[Doubt] | None = None) -> AsyncIterator[Manifest]: ...

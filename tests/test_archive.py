@@ -100,6 +100,21 @@ async def test_the_next_objects_begin_while_others_are_made_durable_but_not_too_
     assert await read_all(archive, manifest) == {"part": content(20_000)}
 
 
+class Forgetful(MemoryStore):
+    """Keeps the first chunk of an object of data and believes that this was all."""
+
+    async def put(self, key: str, chunks: Chunks) -> ObjectInfo:
+        async for chunk in each(chunks):
+            return await super().put(key, [chunk])
+        return await super().put(key, [])
+
+
+async def test_frames_that_the_store_never_asked_for_count_as_lost() -> None:
+    archive = Archive(Forgetful(), frame_size=700, workers=2)
+    with pytest.raises(StorageFailed, match="the store kept"):
+        await write(archive, plan(), {"part": content(1500)})
+
+
 async def test_a_store_that_stalls_stops_the_source_after_a_few_frames() -> None:
     taken = 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
@@ -13,8 +14,9 @@ from azure.storage.blob import BlobProperties
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilience.concurrency import stop_tasks
 from resilience.model.errors import StorageFailed, Unsupported
-from resilience.stores import AzureBlobStore, azure_blob, azure_pages, azure_upload
+from resilience.stores import AzureBlobStore, azure_blob, azure_pages, azure_transport, azure_upload
 from resilience.testing.azurite import Azurite
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.fake_blob_account import FakeBlobAccount
@@ -141,6 +143,43 @@ async def test_no_more_blocks_are_on_their_way_at_once_than_promised(
     assert 1 < proxy.at_once <= azure_upload.BLOCKS_AT_ONCE
     assert max(ahead) <= azure_upload.BLOCKS_AT_ONCE + 2
     assert await read(behind, "object") == data
+
+
+async def test_a_block_that_was_written_leaves_the_memory(behind: AzureBlobStore) -> None:
+    alive, most = 0, 0
+
+    class Piece(bytes):
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        nonlocal alive, most
+        for _ in range(20):
+            alive += 1
+            most = max(most, alive)
+            yield Piece(behind.block_size)
+
+    await behind.put("object", pieces())
+    gc.collect()
+    assert alive == 0
+    assert most <= azure_upload.BLOCKS_AT_ONCE + 2
+
+
+async def test_while_a_block_is_being_sent_other_tasks_have_their_turns() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    pieces = [bytes(piece) async for piece in azure_transport.Sent([bytes(azure_transport.SENT_AT_ONCE * 4 + 1)])]
+    await stop_tasks([task])
+    assert len(pieces) == 5
+    assert turns >= 4
 
 
 async def test_no_more_is_read_ahead_than_promised(

@@ -140,7 +140,7 @@ class Archive:
                 store=self.store,
                 prefix=prefix,
                 pool=pool,
-                ahead=self.workers + 2,
+                ahead=self.workers + 1,
                 compressor=Compressor(self.compression),
                 frame_size=self.frame_size,
                 object_size=self.object_size,

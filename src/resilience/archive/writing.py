@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 
 from attrs import define, field
 
-from resilience.concurrency import closing, in_order, in_thread, stop_tasks
+from resilience.concurrency import closing, in_order, stop_tasks
 from resilience.model.capture import Part
 from resilience.model.errors import StorageFailed
 from resilience.model.manifests import StoredObject, StoredPart
 from resilience.primitives import ObjectStore
 from resilience.streams.frames import Compressor, Cutter
-from resilience.streams.seals import Sealer
+from resilience.streams.seals import TAG_SIZE, Sealer
 
 from . import layout
 
-PUTS_AT_ONCE = 3
+PUTS_AT_ONCE = 2
+SEALED_AHEAD = 2
+"""Frames ready to be sent. With fewer the event loop waits for one, and then everybody for the event loop."""
 
 
 @define(kw_only=True)
@@ -47,18 +49,21 @@ class Writer:
         sealer = self.sealer and self.sealer(part.name, number)
         cutter = Cutter(self.frame_size)
         compressed = in_order(_cut(part.chunks, cutter), self.compressor, pool=self.pool, ahead=self.ahead)
-        async with aclosing(compressed) as frames:
-            objects = await self._objects(part.name, _Lookahead(frames, cutter), sealer)
+        with ThreadPoolExecutor(1, "resilience-seals") as thread:
+            async with aclosing(compressed) as frames:
+                objects = await self._objects(part.name, _Lookahead(frames, cutter), sealer, thread)
         return StoredPart(name=part.name, number=number, size=cutter.total, frame_size=self.frame_size, objects=objects)
 
-    async def _objects(self, part: str, frames: _Lookahead, sealer: Sealer | None) -> tuple[StoredObject, ...]:
+    async def _objects(
+        self, part: str, frames: _Lookahead, sealer: Sealer | None, thread: Executor
+    ) -> tuple[StoredObject, ...]:
         puts: list[asyncio.Task[StoredObject]] = []
         try:
             await frames.advance()
             while frames.current is not None:
                 while len(running := _running(puts)) >= PUTS_AT_ONCE:
                     await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                run = _Run(frames=frames, limit=self.object_size, number=len(puts), sealer=sealer)
+                run = _Run(frames=frames, limit=self.object_size, number=len(puts), sealer=sealer, thread=thread)
                 put = asyncio.create_task(self._put(layout.data(self.prefix, part, len(puts)), run))
                 puts.append(put)
                 # The next object begins once this one has all its frames, while it is still being made durable.
@@ -105,44 +110,52 @@ class _Lookahead:
         self.number += 1
 
 
-@define
+@define(kw_only=True)
+class _Placed:
+    """A frame and where it belongs. Whoever seals it takes it out, so that it is not kept in memory."""
+
+    frame: bytes
+    number: int
+    last: bool
+
+
+@define(kw_only=True)
 class _Run:
-    """The frames of one object, taken from the part's until it has `limit` bytes, sealed and digested on the way."""
+    """The frames of one object, taken from the part's until it has `limit` bytes, sealed and digested on the way.
+
+    `size` and `lengths` are of all frames that were taken, those that still wait for the store among them.
+    """
 
     frames: _Lookahead
     limit: int
     number: int
     sealer: Sealer | None
+    thread: Executor
     lengths: list[int] = field(factory=list)
     size: int = 0
     digest: hashlib._Hash = field(factory=hashlib.sha256)
     taken: asyncio.Future[None] = field(factory=lambda: asyncio.get_running_loop().create_future())
 
     async def take(self) -> AsyncGenerator[bytes]:
-        """Yield the frames; while one is on its way the next is being sealed and digested."""
-        finishing = self._next()
-        try:
-            while finishing is not None:
-                frame = await finishing
-                self.lengths.append(len(frame))
-                self.size += len(frame)
-                await self.frames.advance()
-                finishing = self._next()
-                if finishing is None:
-                    self.taken.set_result(None)
+        """Yield the frames. Some are sealed and digested ahead, one after the other: the event loop has no pauses."""
+        async with aclosing(in_order(self._placed(), self._finished, pool=self.thread, ahead=SEALED_AHEAD)) as frames:
+            async for frame in frames:
                 yield frame
-        finally:
-            await stop_tasks([] if finishing is None else [finishing])
+                del frame
 
-    def _next(self) -> asyncio.Task[bytes] | None:
-        frame = self.frames.current
-        if frame is None or self.size >= self.limit:
-            return None
-        return asyncio.create_task(in_thread(self._finished, frame))
+    async def _placed(self) -> AsyncGenerator[_Placed]:
+        while self.frames.current is not None and self.size < self.limit:
+            placed = _Placed(frame=self.frames.current, number=self.frames.number, last=self.frames.last)
+            self.lengths.append(len(placed.frame) + (TAG_SIZE if self.sealer else 0))
+            self.size += self.lengths[-1]
+            await self.frames.advance()
+            yield placed
+        self.taken.set_result(None)
 
-    def _finished(self, frame: bytes) -> bytes:
+    def _finished(self, placed: _Placed) -> bytes:
+        frame, placed.frame = placed.frame, b""
         if self.sealer is not None:
-            frame = self.sealer.seal(frame, number=self.frames.number, object=self.number, last=self.frames.last)
+            frame = self.sealer.seal(frame, number=placed.number, object=self.number, last=placed.last)
         self.digest.update(frame)
         return frame
 

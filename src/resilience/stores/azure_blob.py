@@ -38,6 +38,7 @@ from .azure_upload import Permission, Upload, cut
 from .keys import checked, checked_offset, each, is_prefix
 
 BLOCK_SIZE = 8 << 20
+"""The SDK takes more than a millisecond for each block, in which nothing else happens."""
 RANGE = 5 << 20
 """More than 4 MiB: up to that a service may digest what it sends, and Azurite always does."""
 CHUNK = 1 << 20
@@ -75,7 +76,7 @@ class AzureBlobStore:
     authority, `proxy` is the URL of a proxy. Close it, or use `async with`. A container of an account's read-only
     secondary (`https://<account>-secondary.…`) can be read.
 
-    Holds up to six blocks (of 4 MiB) a put and two ranges (of 5 MiB) a get in memory.
+    Holds up to four blocks (of 8 MiB) a put and two ranges (of 5 MiB) a get in memory.
     """
 
     container_url: str

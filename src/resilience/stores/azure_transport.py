@@ -5,6 +5,7 @@ A client with a transport of its own would read certificates anew, for every req
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,7 +32,10 @@ CONNECT_SECONDS = 15.0
 
 @frozen
 class Sent(AsyncIterable[memoryview]):
-    """The body of a request, sent in small pieces without copying. It can be sent again, as after a challenge."""
+    """The body of a request, sent in small pieces without copying; between them others have their turns.
+
+    It can be sent again, as after a challenge.
+    """
 
     body: Body
 
@@ -40,6 +44,7 @@ class Sent(AsyncIterable[memoryview]):
             view = memoryview(piece)
             for start in range(0, len(view), SENT_AT_ONCE):
                 yield view[start : start + SENT_AT_ONCE]
+                await asyncio.sleep(0)
 
 
 def opened(context: ssl.SSLContext, proxy: str | None) -> aiohttp.ClientSession:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from .azure_errors import EXISTS, NO_BLOCKS, NOT_PERMITTED, refusal
 from .azure_pages import described
 from .azure_transport import Body, Sent
 
-BLOCKS_AT_ONCE = 4
+BLOCKS_AT_ONCE = 2
 MOST_BLOCKS = 50_000
 GROWS_EVERY = 10_000
 WRITER = "writer"
@@ -59,20 +60,18 @@ class Upload:
 
     async def write(self, blocks: AsyncIterator[Body]) -> ObjectInfo:
         """Write an object of these blocks, all of one size but the last; see `ObjectStore.put`."""
-        first = await anext(blocks, None) or ()
-        second = await anext(blocks, None)
-        if second is None:
-            return await self._whole(first)
+        begun = await _begun(blocks)
+        if len(begun) < 2:
+            return await self._whole(begun.popleft() if begun else ())
         if self.permission.blocks is None:
-            self.permission.blocks = await self._stage(self._next(first), first)
-            rest = [second] if self.permission.blocks else [first, second]
-        else:
-            rest = [first, second]
+            self.permission.blocks = await self._stage(self._next(begun[0]), begun[0])
+            if self.permission.blocks:
+                begun.popleft()
         if not self.permission.blocks:
-            return await self._whole(await self._gathered(rest, blocks))
-        return await self._in_blocks(rest, blocks)
+            return await self._whole(await self._gathered(begun, blocks))
+        return await self._in_blocks(begun, blocks)
 
-    async def _in_blocks(self, begun: Sequence[Body], blocks: AsyncIterator[Body]) -> ObjectInfo:
+    async def _in_blocks(self, begun: deque[Body], blocks: AsyncIterator[Body]) -> ObjectInfo:
         staging: set[asyncio.Task[bool]] = set()
         try:
             async with aclosing(_following(begun, blocks)) as following:
@@ -80,6 +79,7 @@ class Upload:
                     if len(staging) >= BLOCKS_AT_ONCE:
                         await self._some(staging)
                     staging.add(asyncio.create_task(self._stage(self._next(block), block)))
+                    del block  # or it would stay in memory until the next one comes
             while staging:
                 await self._some(staging)
         finally:
@@ -199,7 +199,7 @@ class Upload:
             raise AlreadyExists("the object exists", operation="put", subject=self.key)
         return described(self.key, found)
 
-    async def _gathered(self, begun: Sequence[Body], blocks: AsyncIterator[Body]) -> Body:
+    async def _gathered(self, begun: deque[Body], blocks: AsyncIterator[Body]) -> Body:
         """Collect a whole object in memory, where only that may be written."""
         gathered = BytesIO()  # gives all it holds away without copying
         async with aclosing(_following(begun, blocks)) as following:
@@ -229,8 +229,17 @@ async def cut(pieces: AsyncIterator[bytes], size: int) -> AsyncGenerator[Body]:
         yield held
 
 
-async def _following(begun: Sequence[Body], blocks: AsyncIterator[Body]) -> AsyncGenerator[Body]:
-    for block in begun:
-        yield block
+async def _begun(blocks: AsyncIterator[Body]) -> deque[Body]:
+    """Take two blocks, to be taken from there: who keeps a name for one keeps it in memory."""
+    begun: deque[Body] = deque()
+    while len(begun) < 2 and (block := await anext(blocks, None)) is not None:
+        begun.append(block)
+    return begun
+
+
+async def _following(begun: deque[Body], blocks: AsyncIterator[Body]) -> AsyncGenerator[Body]:
+    while begun:
+        yield begun.popleft()
     async for block in blocks:
         yield block
+        del block

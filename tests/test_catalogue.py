@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import hashlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
 from resilience import Archive, ManifestInvalid
 from resilience.archive import layout
+from resilience.archive.envelope import wrap
 from resilience.archive.small import AHEAD, TOGETHER, ReadsMany, wholes
 from resilience.model.findings import Doubt
+from resilience.model.json import to_json
+from resilience.model.manifests import StoredPart
 from resilience.stores import LocalStore, MemoryStore
 from resilience.testing.archivers import listed, plan, write
 from resilience.testing.cancellation import nothing_left_running
@@ -110,3 +115,41 @@ async def test_an_archive_lists_as_before(tmp_path: Path) -> None:
     archive = Archive(LocalStore(tmp_path), workers=1)
     ids = [(await write(archive, plan(number), {"one": b"x"})).id for number in range(1, 12)]
     assert await listed(archive) == ids
+
+
+async def test_a_listed_manifest_is_the_one_that_was_written() -> None:
+    archive = Archive(MemoryStore())
+    written = await write(archive, plan())
+    (found,) = [each async for each in archive.manifests("orders")]
+    assert to_json(found) == to_json(written)
+    (again,) = [each async for each in archive.manifests("orders")]
+    assert again == written
+    assert (again.stored, list(again.parts), again.parts[-1:]) == (written.stored, [*written.parts], written.parts[-1:])
+    (copied,) = [each async for each in archive.manifests("orders")]
+    assert evolve(copied, actor="who") == evolve(written, actor="who")
+    assert repr(again) == repr(written)
+
+
+async def test_of_a_manifest_that_is_only_listed_no_part_is_kept_as_a_value() -> None:
+    archive = Archive(MemoryStore())
+    await write(archive, plan())
+    (found,) = [each async for each in archive.manifests("orders")]
+    gc.collect()
+    assert not [each for each in gc.get_referents(found.parts) if isinstance(each, tuple | StoredPart)]
+
+
+async def test_parts_that_cannot_be_read_are_told_when_they_are_listed() -> None:
+    store = MemoryStore()
+    manifest = await write(Archive(store), plan())
+    key = layout.manifest(manifest.system, "orders", manifest.id)
+    damaged = evolve(manifest, parts=())
+    await store.delete(key)
+    await store.put(key, [wrap(damaged).replace(b'"parts":[]', b'"parts":[7]')])
+    with pytest.raises(ManifestInvalid):
+        assert [each async for each in Archive(store).manifests("orders")]
+    body = to_json(damaged).replace(b'"parts":[]', b'"parts":[7]')
+    digest = hashlib.sha256(body).hexdigest().encode()
+    await store.delete(key)
+    await store.put(key, [b'{"format":1,"sha256":"' + digest + b'","manifest":' + body + b"}"])
+    with pytest.raises(ManifestInvalid, match="cannot be read"):
+        assert [each async for each in Archive(store).manifests("orders")]

@@ -11,8 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from resilience.concurrency import closing, finish, in_background, in_order, in_thread, pondered, stop_tasks
+from resilience.concurrency import (
+    closing,
+    finish,
+    in_background,
+    in_order,
+    in_order_of,
+    in_thread,
+    let_go,
+    pondered,
+    stop_tasks,
+    uncollected,
+)
 from resilience.testing.cancellation import cancellations, nothing_left_running
 
 
@@ -282,3 +295,53 @@ async def test_the_collector_rests_until_the_last_long_thought_has_ended() -> No
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+async def test_the_collector_rests_until_nobody_needs_that_any_more() -> None:
+    assert gc.isenabled()
+    with uncollected():
+        assert await pondered(gc.isenabled) is False
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+async def test_what_is_there_after_a_rest_is_old() -> None:
+    with uncollected():
+        values = [[number] for number in range(100_000)]
+    young = sum(len(gc.get_objects(generation)) for generation in (0, 1))
+    assert young < len(values) / 10
+
+
+async def test_what_somebody_froze_stays_frozen() -> None:
+    gc.freeze()
+    try:
+        frozen = gc.get_freeze_count()
+        with uncollected():
+            pass
+        assert gc.get_freeze_count() >= frozen - 100  # some of it is freed by its last user
+    finally:
+        gc.unfreeze()
+
+
+async def test_while_very_many_values_are_let_go_others_have_their_turn() -> None:
+    values, turns = [[number] for number in range(10_000)], 0
+
+    async def others() -> None:
+        nonlocal turns
+        while values:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(others())
+        tasks.create_task(let_go(values))
+    assert not values
+    assert turns >= 5
+
+
+@given(st.lists(st.integers(0, 40), max_size=60))
+def test_what_is_sorted_some_at_a_time_is_sorted(values: list[int]) -> None:
+    pairs = [(value, number) for number, value in enumerate(values)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("resilience.concurrency.SORTED_AT_ONCE", 7)
+        assert in_order_of(pairs, lambda each: (each[0],)) == sorted(pairs, key=lambda each: each[0])

@@ -203,11 +203,11 @@ def test_a_parent_that_nothing_leads_over_has_a_hole_before_the_childs_log() -> 
 
 def test_the_log_before_the_first_backup_is_no_loss_but_newer_log_without_one_is() -> None:
     old = held(view({"1": [*entries(0, 4), *entries(8, 12, 16)]}), taken(1, 10))
-    assert [each.severity for each in unusable(old)] == ["note"]
+    assert [each.severity for each in unusable(old, ranges(old))] == ["note"]
     new = held(view({"1": [*entries(0, 4), *entries(8, 12, 16)]}), taken(1, 2))
-    assert [each.severity for each in unusable(new)] == ["warning"]
+    assert [each.severity for each in unusable(new, ranges(new))] == ["warning"]
     overtaken = held(view({"1": [*entries(0, 4), *entries(8, 12, 16)]}), taken(1, 2), taken(2, 20))
-    assert [each.severity for each in unusable(overtaken)] == ["note"]
+    assert [each.severity for each in unusable(overtaken, ranges(overtaken))] == ["note"]
 
 
 async def test_a_backup_whose_parent_is_missing_leads_nowhere_and_is_said() -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from datetime import datetime
 from functools import partial
+from heapq import merge
 from threading import Lock
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeAlias, TypeVar
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -43,29 +45,58 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 async def pondered(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function that makes very many values, in a thread, while the collector of cyclic garbage rests.
-
-    A collection of a million values holds every thread up for a second. It rests for the whole process, until no such
-    call runs any more, and only if it did not rest already.
-    """
+    """Call a function that makes very many values, in a thread, while the collector of cyclic garbage rests."""
     return await in_thread(_uncollected, partial(function, *args, **kwargs))
 
 
 def _uncollected(function: Callable[[], T]) -> T:
+    with uncollected():
+        return function()
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Let the collector of cyclic garbage rest while very many values are made.
+
+    A collection of a million values holds every thread up for a second. It rests for the whole process, until nobody
+    needs that any more, and only if it did not rest already. What is still there then it takes for old: it comes by
+    that when it looks at everything, and not three times before.
+    """
     with _rests:
         _resting.append(_resting[0] if _resting else gc.isenabled())
         gc.disable()
     try:
-        return function()
+        yield
     finally:
         with _rests:
             if _resting.pop() and not _resting:
+                if not gc.get_freeze_count():  # whoever froze something wants it to stay so
+                    gc.freeze()
+                    gc.unfreeze()
                 gc.enable()
 
 
+async def let_go(values: list[T]) -> None:
+    """Empty a list of very many values piece by piece; freeing a million at once holds every thread up."""
+    while values:
+        del values[-FREED_AT_ONCE:]
+        await asyncio.sleep(0)
+
+
+def in_order_of(values: Sequence[T], key: Callable[[T], Comparable]) -> list[T]:
+    """Sort very many values some at a time: while a list is sorted no other thread runs."""
+    if len(values) <= SORTED_AT_ONCE:
+        return sorted(values, key=key)
+    some = range(0, len(values), SORTED_AT_ONCE)
+    return list(merge(*[sorted(values[at : at + SORTED_AT_ONCE], key=key) for at in some], key=key))
+
+
+Comparable: TypeAlias = str | tuple[str | int | datetime, ...]
+FREED_AT_ONCE = 1000
+SORTED_AT_ONCE = 5000
 _rests = Lock()
 _resting: list[bool] = []
-"""One for each call that runs: whether the collector was at work before the first of them."""
+"""One for each who needs it: whether the collector was at work before the first of them."""
 
 
 @asynccontextmanager

@@ -14,6 +14,8 @@ from resilience.model.manifests import FORMAT, SEALED_FORMAT, Manifest
 from resilience.streams.seals import same
 
 T = TypeVar("T")
+FOLDED = 1 << 16
+"""Bytes of a manifest that whose parts are folded: reading them again takes less than a millisecond."""
 
 
 @frozen(kw_only=True)
@@ -88,11 +90,17 @@ def unwrap(data: bytes, key: str, kind: type[T], *, by: Authority | None = None)
         raise ManifestInvalid(f"it cannot be read: {error}", operation=reading, subject=key) from error
     if number < 1 or (isinstance(value, Manifest) and value.format != number):
         raise ManifestInvalid("its format numbers disagree", operation=reading, subject=key)
+    if isinstance(value, Manifest) and len(body) <= FOLDED:
+        value.parts.fold(bytes(from_json(body, _Parts).parts))
     return value
 
 
 class _Sealed(msgspec.Struct):
     seal: Seal | None = None
+
+
+class _Parts(msgspec.Struct):
+    parts: msgspec.Raw
 
 
 def _prove(seal: Seal, body: memoryview, key: str, by: Authority) -> None:

@@ -51,6 +51,11 @@ class DataKey:
     name: str
     made_with: str
     secret: bytes = field(repr=False)
+    _for_records: bytes = field(init=False, repr=False, eq=False)
+
+    @_for_records.default
+    def _derive_for_records(self) -> bytes:
+        return derived(self.secret, _RECORDS)  # once: it proves a hundred thousand manifests
 
     def for_frames(self, salt: bytes = b"") -> bytes:
         """Return the key for the frames of a backup, or of what else has this salt."""
@@ -58,7 +63,7 @@ class DataKey:
 
     def mac(self, name: str, body: bytes | memoryview) -> str:
         """Return the MAC of a record that is stored under a name."""
-        return mac(derived(self.secret, _RECORDS), name, body)
+        return mac(self._for_records, name, body)
 
 
 @define(kw_only=True)

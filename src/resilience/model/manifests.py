@@ -8,7 +8,7 @@ from datetime import datetime
 from attrs import field, frozen
 from attrs.validators import ge, gt
 
-from .json import Json
+from .json import Foldable, Json
 from .moments import aware
 from .positions import Position, RecoveryPoint
 from .show import Shown, as_bytes
@@ -65,6 +65,17 @@ class Predecessor(Shown):
     sha256: str
 
 
+class Parts(Foldable[StoredPart]):
+    """The parts of a backup, in order."""
+
+    __slots__ = ()
+
+    @classmethod
+    def kind(cls) -> type[tuple[StoredPart, ...]]:
+        """Return what their JSON is decoded to."""
+        return tuple[StoredPart, ...]
+
+
 @frozen(kw_only=True)
 class Manifest(Shown):
     """One backup: where it came from, what it holds, what it brings back.
@@ -86,7 +97,7 @@ class Manifest(Shown):
     ended_at: datetime = field(validator=aware)
     begins: Position
     recovery_point: RecoveryPoint
-    parts: tuple[StoredPart, ...]
+    parts: Parts = field(converter=Parts)
     writer: str = ""
     sealing: Sealing | None = None
     predecessors: tuple[Predecessor, ...] = field(default=(), repr=False)

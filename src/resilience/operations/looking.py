@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from resilience.concurrency import closing, in_thread, pondered
+from resilience.concurrency import closing, in_thread, let_go, pondered, uncollected
 from resilience.model.errors import Corrupt, KeyMissing, NotRehydrated, ResilienceError, Unsupported
 from resilience.model.findings import Doubt, Finding
 from resilience.model.log import LogEntry, LogFacts, Stretch
+from resilience.model.manifests import Manifest
 from resilience.model.measured import RestoreMeasured
 from resilience.model.targets import RecoveryTarget
 from resilience.planning.course import Course, Holdings, holdings
@@ -33,6 +34,17 @@ class Decided:
 
 
 @asynccontextmanager
+async def known_backups(archive: Archiver, target: str, doubts: list[Doubt]) -> AsyncIterator[list[Manifest]]:
+    """Read all manifests of a target, and let go of them on leaving: there may be a hundred thousand."""
+    with uncollected():
+        known = [manifest async for manifest in archive.manifests(target, doubts=doubts)]
+        try:
+            yield known
+        finally:
+            await let_go(known)
+
+
+@asynccontextmanager
 async def decided(
     archive: Archiver, target: str, *, into: RestoreDestination[Live], until: RecoveryTarget
 ) -> AsyncIterator[Decided]:
@@ -41,39 +53,59 @@ async def decided(
     Backups that cannot be used are findings, unless one of them could change the answer.
     """
     doubts: list[Doubt] = []
-    known = [manifest async for manifest in archive.manifests(target, doubts=doubts)]
-    refuse_asked_for(until, known, doubts, target=target)
-    logs = await archive.lineages(target)
-    kinds = [kind for kind in into.accepts if kind in into.replays]
-    lineage, findings = lineage_for(until, known, logs) if known else ("", [])
-    own = [each for each in known if each.lineage == lineage]
-    replayable = any(each.kind in kinds and each.system == into.system for each in own)
-    if until.kind == "backup" or lineage not in logs or not replayable:
-        some = known if until.kind == "backup" else own
-        with explained(doubts):
-            course = alone(until, some, target=target, system=into.system, accepts=into.accepts)
-        refuse_doubtful(course, known, doubts, None)
-        course = evolve(course, findings=(*findings, *course.findings, *as_findings(doubts)))
+    async with AsyncExitStack() as opened:
+        async with known_backups(archive, target, doubts) as known:
+            refuse_asked_for(until, known, doubts, target=target)
+            looking = _Looking(archive, target, known, doubts, opened)
+            found = await looking.decide(until, into=into)
+        yield found
+
+
+@frozen
+class _Looking:
+    """What is known while it is looked for a way to a target; the log stays open in `opened`."""
+
+    archive: Archiver
+    target: str
+    known: Sequence[Manifest] = field(repr=False)
+    doubts: list[Doubt]
+    opened: AsyncExitStack
+
+    async def decide(self, until: RecoveryTarget, *, into: RestoreDestination[Live]) -> Decided:
+        """Choose between backups alone and with the log of their lineage."""
+        logs = await self.archive.lineages(self.target)
+        kinds = [kind for kind in into.accepts if kind in into.replays]
+        lineage, findings = lineage_for(until, self.known, logs) if self.known else ("", [])
+        own = [each for each in self.known if each.lineage == lineage]
+        replayable = any(each.kind in kinds and each.system == into.system for each in own)
+        if until.kind != "backup" and lineage in logs and replayable:
+            log = await self._log(into.system, lineage)
+            course = await self._with_log(log, until, kinds)
+            return Decided(evolve(course, findings=(*findings, *course.findings, *as_findings(self.doubts))), log)
+        some = self.known if until.kind == "backup" else own
+        with explained(self.doubts):
+            course = await pondered(alone, until, some, target=self.target, system=into.system, accepts=into.accepts)
+        refuse_doubtful(course, self.known, self.doubts, None)
+        course = evolve(course, findings=(*findings, *course.findings, *as_findings(self.doubts)))
         last = course.chain[-1]
-        if last.kind not in kinds or last.lineage not in logs:
-            yield Decided(course)
-            return
-        async with archive.log(target, system=into.system, lineage=last.lineage) as log:
-            yield Decided(course, log)
-        return
-    async with archive.log(target, system=into.system, lineage=lineage) as log:
+        continued = last.kind in kinds and last.lineage in logs
+        return Decided(course, await self._log(into.system, last.lineage) if continued else None)
+
+    async def _with_log(self, log: Log, until: RecoveryTarget, kinds: Sequence[str]) -> Course:
         facts = await log.survey()
         # Of a hundred thousand backups that takes a second: the event loop does not wait for it.
-        held = await pondered(holdings, target, known, LogView(facts=facts), kinds=kinds)
+        held = await pondered(holdings, self.target, self.known, LogView(facts=facts), kinds=kinds)
         heads = Heads(log)
-        with explained(doubts):
+        with explained(self.doubts):
             view = await listed(log, facts, heads, begins=await in_thread(held.begins, until))
             held = evolve(held, view=view)
             course = await _decide(heads, held, until)
-        refuse_doubtful(course, known, doubts, facts)
+        refuse_doubtful(course, self.known, self.doubts, facts)
         heads.refuse(course)
-        course = evolve(course, findings=(*findings, *course.findings, *heads.findings, *as_findings(doubts)))
-        yield Decided(course, log)
+        return evolve(course, findings=(*course.findings, *heads.findings))
+
+    async def _log(self, system: str, lineage: str) -> Log:
+        return await self.opened.enter_async_context(self.archive.log(self.target, system=system, lineage=lineage))
 
 
 async def shown_by_restores(archive: Archiver, target: str) -> tuple[RestoreMeasured, ...]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from attrs import define, evolve, field
 
-from resilience.concurrency import pondered
+from resilience.concurrency import let_go, pondered, uncollected
 from resilience.model.errors import Refused
 from resilience.model.events import Notifier, Observer
 from resilience.model.findings import Doubt
@@ -104,7 +104,17 @@ async def _shown(
 
 
 async def _planned(archive: Archiver, target: str, policy: RetentionPolicy, now: datetime) -> PrunePlan:
-    return await (await _look(archive, target)).plan(policy, now)
+    with uncollected():
+        seen = await _look(archive, target)
+        try:
+            return await seen.plan(policy, now)
+        finally:
+            entries = [each for log in seen.facts.logs for some in log.entries.values() for each in some]
+            values, known = [*seen.facts.backups, *entries], seen.known
+            entries.clear()
+            del seen
+            await let_go(values)
+            await let_go(known)
 
 
 @define
@@ -124,10 +134,11 @@ class _Seen:
 
 async def _look(archive: Archiver, target: str) -> _Seen:
     """Look at objects first: of a backup that is published meanwhile all objects are older than its manifest."""
-    facts = await archive.survey(target)
-    doubts: list[Doubt] = []
-    known = [each async for each in archive.manifests(target, doubts=doubts)]
-    return _Seen(known, doubts, facts)
+    with uncollected():
+        facts = await archive.survey(target)
+        doubts: list[Doubt] = []
+        known = [each async for each in archive.manifests(target, doubts=doubts)]
+        return _Seen(known, doubts, facts)
 
 
 def _check_clock(plan: PrunePlan, now: datetime) -> None:

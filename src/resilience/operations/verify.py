@@ -20,6 +20,7 @@ from resilience.planning.doubts import explained
 from resilience.planning.restore import plan_restore
 from resilience.primitives import Archiver, RestoreDestination, StoredBackup, Validator
 
+from .looking import known_backups
 from .observed import ObservedBackup
 
 Live = TypeVar("Live")
@@ -97,8 +98,8 @@ class _Proof:
         try:
             doubts: list[Doubt] = []
             with explained(doubts):
-                known = [each async for each in archive.manifests(manifest.target, doubts=doubts)]
-                return chain_of(manifest, known)
+                async with known_backups(archive, manifest.target, doubts) as known:
+                    return chain_of(manifest, known)
         except (NotRecoverable, Corrupt) as error:
             self.findings.append(_blocker(error))
             return ()

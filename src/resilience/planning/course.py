@@ -17,7 +17,7 @@ from resilience.model.show import as_bytes, when
 from resilience.model.targets import RecoveryTarget
 
 from .chains import broken_chains, chain_of
-from .log import Leg, LogView, Path, Step, clock_jumps, leg_of
+from .log import Leg, LogView, Path, Step, clock_jumps, on_path
 
 _NEVER = datetime(1, 1, 1, tzinfo=UTC)
 _JUMPED = "the server's clock went back while this was written, so a moment may name two places"
@@ -89,7 +89,7 @@ class Holdings:
 
     def begins(self, until: RecoveryTarget) -> int:
         """Return from where on the log has to be known to decide. Raises NotRecoverable as `decide` does."""
-        names = [until.branch] if until.branch else [*self.view.names, *self._with_backups()]
+        names = [until.branch] if until.branch else sorted({*self.view.names, *self._with_backups()})
         newest = [found[-1] for name in names if (found := self._bases(until, self.view.path(name)))]
         return min((base.begins.offset for base in newest), default=0)
 
@@ -267,12 +267,7 @@ class Holdings:
 
     def on(self, path: Path) -> list[Manifest]:
         """Return the backups on a path, in the order of what they bring back."""
-        found = [
-            (number, each.recovery_point.position.offset, each.ended_at, each.id, each)
-            for each in self.backups
-            if (number := leg_of(path, each.recovery_point.position)) is not None
-        ]
-        return [each for *_, each in sorted(found, key=lambda item: item[:-1])]
+        return on_path(self.backups, path)
 
     def _up_to(self, path: Path, step: Step, base: Manifest) -> list[Step]:
         """Return the way to a step whose end is certain to lie after the target, on that step's own branch."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from attrs import evolve
@@ -52,9 +53,9 @@ def holes(held: Holdings) -> tuple[Hole, ...]:
     return tuple(sorted(widest, key=lambda hole: (len(hole.branch), hole.branch, hole.begins.offset)))
 
 
-def unusable(held: Holdings) -> tuple[Finding, ...]:
-    """Say which runs of the log no backup leads to; it matters most for the newest."""
-    used = {(each.branch, each.ends.position.offset) for each in ranges(held)}
+def unusable(held: Holdings, found: Sequence[RestorableRange]) -> tuple[Finding, ...]:
+    """Say which runs of the log no backup leads to, if these are the ranges; it matters most for the newest."""
+    used = {(each.branch, each.ends.position.offset) for each in found}
     findings: list[Finding] = []
     for branch in held.view.names:
         recorded = held.view.branch(branch)

@@ -12,7 +12,9 @@ from itertools import pairwise
 
 from attrs import evolve, field, frozen
 
+from resilience.concurrency import in_order_of
 from resilience.model.log import Branch, Gap, Hole, LogEntry, LogFacts, Stretch
+from resilience.model.manifests import Manifest
 from resilience.model.positions import Position
 
 
@@ -84,7 +86,7 @@ def runs(entries: Iterable[LogEntry], gaps: Iterable[Gap] = ()) -> tuple[Run, ..
     """Join the entries of one branch to runs. What was acknowledged as lost is lost, whatever entries have of it."""
     found: list[list[LogEntry]] = []
     reach = -1
-    for entry in sorted(entries, key=lambda each: (each.begins.offset, each.ends.offset)):
+    for entry in in_order_of([*entries], lambda each: (each.begins.offset, each.ends.offset)):
         if found and entry.begins.offset <= reach:
             found[-1].append(entry)
         else:
@@ -190,6 +192,22 @@ def leg_of(path: Path, position: Position) -> int | None:
     return None
 
 
+def on_path(backups: Iterable[Manifest], path: Path) -> list[Manifest]:
+    """Return the backups on a path, in the order of what they bring back."""
+    legs: list[list[Manifest]] = [[] for _ in path]
+    numbers = {leg.branch: number for number, leg in reversed([*enumerate(path)])}
+    for each in backups:
+        here = each.recovery_point.position
+        number = numbers.get(here.branch)
+        if number is not None and path[number].holds(here.offset):
+            legs[number].append(each)
+    return [each for some in legs for each in in_order_of(some, _order)]
+
+
+def _order(each: Manifest) -> tuple[int, datetime, str]:
+    return each.recovery_point.position.offset, each.ended_at, each.id
+
+
 def heads_wanted(view: LogView) -> list[LogEntry]:
     """Return the entries whose times a decision may need: both ends of every run, and what precedes every fork."""
     forks: dict[str, list[int]] = {}
@@ -229,7 +247,7 @@ def clock_jumps(entries: Sequence[LogEntry]) -> bool:
 
 def _run(entries: Sequence[LogEntry]) -> Run:
     last = max(entries, key=lambda entry: entry.ends.offset)
-    ordered = sorted(entries, key=lambda entry: (entry.ends.offset, entry.begins.offset))
+    ordered = in_order_of(entries, lambda entry: (entry.ends.offset, entry.begins.offset))
     return Run(begins=entries[0].begins, ends=last.ends, entries=tuple(ordered))
 
 

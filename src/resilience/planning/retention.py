@@ -13,6 +13,7 @@ from itertools import groupby
 
 from attrs import define, evolve, field
 
+from resilience.concurrency import in_order_of
 from resilience.model.errors import Refused
 from resilience.model.findings import Doubt, Finding
 from resilience.model.manifests import Manifest
@@ -82,14 +83,14 @@ def plan_prune(
 
 def ranked(known: Iterable[Manifest]) -> list[Manifest]:
     """Return backups, the newest last. On one branch the one that reaches furthest is newer, whatever clocks say."""
-    by_branch = sorted(known, key=lambda each: (*_place(each), each.ended_at, each.id))
-    order = []
+    by_branch = in_order_of([*known], lambda each: (*_place(each), each.ended_at, each.id))
+    order: list[tuple[tuple[datetime, str, str, int, datetime, str], Manifest]] = []
     for _, group in groupby(by_branch, key=lambda each: (each.lineage, each.recovery_point.position.branch)):
         latest = _EPOCH
         for each in group:
             latest = max(latest, each.ended_at)
             order.append(((latest, *_place(each), each.ended_at, each.id), each))
-    return [each for _, each in sorted(order, key=lambda item: item[0])]
+    return [each for _, each in in_order_of(order, lambda item: item[0])]
 
 
 def _place(each: Manifest) -> tuple[str, str, int]:

@@ -14,6 +14,7 @@ from itertools import accumulate
 
 from attrs import evolve, field, frozen
 
+from resilience.concurrency import in_order_of
 from resilience.model.findings import Finding
 from resilience.model.log import LogFacts, Stretch
 from resilience.model.manifests import Manifest
@@ -22,7 +23,7 @@ from resilience.model.retention import RetentionPolicy
 from resilience.model.stock import LogObjects, StoredEntry
 
 from .log import LogView, leg_of
-from .window import Starts, place
+from .window import Starts, joined, place_of
 
 Planned = tuple[tuple[LogTrim, ...], tuple[LogKept, ...], list[Finding]]
 
@@ -109,7 +110,7 @@ class _Trimming:
 
     def branch(self, name: str) -> tuple[list[LogTrim], list[LogKept]]:
         """Decide what goes of one branch."""
-        entries = sorted(self.log.entries.get(name, ()))
+        entries = in_order_of(self.log.entries.get(name, ()), place_of)
         base = self._first_needed(name)
         expired, reason = self._expired(entries, base)
         gone = {*expired}
@@ -244,17 +245,6 @@ class _Needs:
         """Return the one that begins first among those that restore to an offset at most."""
         count = len(self.points) if offset is None else bisect_right(self.points, offset)
         return self.earliest[count - 1] if count else None
-
-
-def joined(branch: str, entries: Iterable[StoredEntry]) -> tuple[Stretch, ...]:
-    """Return the stretches that entries cover together."""
-    spans: list[tuple[int, int]] = []
-    for each in sorted(entries):
-        if spans and each.begins <= spans[-1][1]:
-            spans[-1] = spans[-1][0], max(spans[-1][1], each.ends)
-        else:
-            spans.append((each.begins, each.ends))
-    return tuple(Stretch(begins=place(branch, begins), ends=place(branch, ends)) for begins, ends in spans)
 
 
 def common_trims(one: PrunePlan, other: PrunePlan) -> tuple[LogTrim, ...]:

@@ -8,14 +8,15 @@ from datetime import datetime
 
 from attrs import field, frozen
 
+from resilience.concurrency import in_order_of
 from resilience.model.json import Offset
-from resilience.model.log import LogEntry, LogFacts
+from resilience.model.log import LogEntry, LogFacts, Stretch
 from resilience.model.manifests import Manifest
 from resilience.model.positions import Position
 from resilience.model.stock import LogObjects, StoredEntry
 
 from .course import settled_at
-from .log import LogView, Path, leg_of, runs
+from .log import LogView, Path, on_path, runs
 
 
 @frozen(kw_only=True)
@@ -56,16 +57,6 @@ def window_starts(usable: Iterable[Manifest], logs: Sequence[LogObjects], opens:
     return Starts(opens=opens, bases=tuple(bases.values()), bridges=tuple(bridges.values()))
 
 
-def on_path(own: Iterable[Manifest], path: Path) -> list[Manifest]:
-    """Return the backups on a path, in the order of what they bring back."""
-    found = [
-        (number, each.recovery_point.position.offset, each.ended_at, each.id, each)
-        for each in own
-        if (number := leg_of(path, each.recovery_point.position)) is not None
-    ]
-    return [each for *_, each in sorted(found, key=lambda item: item[:-1])]
-
-
 def moves(log: LogObjects, own: Iterable[Manifest]) -> dict[str, datetime]:
     """Return until when each branch has moved, or was known to be complete though nothing was written."""
     found = {name: max(each.modified for each in entries) for name, entries in log.entries.items() if entries}
@@ -98,7 +89,7 @@ def newest_on(logs: Sequence[LogObjects], usable: Iterable[Manifest]) -> tuple[s
         return None
     lineage, branch = last
     for log in logs:
-        if log.lineage == lineage and (on := on_path(by_lineage[lineage], viewed(log).path(branch))):
+        if log.lineage == lineage and (on := on_path(by_lineage[lineage], LogView(facts=_facts(log)).path(branch))):
             return branch, on[-1]
     return None
 
@@ -117,17 +108,36 @@ def _bridges(view: LogView, path: Path, on: Sequence[Manifest]) -> Iterable[Mani
 
 
 def viewed(log: LogObjects) -> LogView:
-    """Return what a survey saw of a log as a view of it."""
-    listed = {name: _entries(name, entries) for name, entries in log.entries.items()}
-    lost: Mapping[str, list[LogEntry]] = listed
+    """Return what a survey saw of a log as a view of it, in which an entry is all that goes on without a hole."""
+    listed = {name: [_entry(each) for each in joined(name, entries)] for name, entries in log.entries.items()}
     return LogView(
-        facts=LogFacts(lineage=log.lineage, branches=log.branches, gaps=log.gaps),
-        runs={name: runs(some, [gap for gap in log.gaps if gap.branch == name]) for name, some in lost.items()},
+        facts=_facts(log),
+        runs={name: runs(some, [gap for gap in log.gaps if gap.branch == name]) for name, some in listed.items()},
     )
 
 
-def _entries(branch: str, entries: Iterable[StoredEntry]) -> list[LogEntry]:
-    return [LogEntry(begins=place(branch, each.begins), ends=place(branch, each.ends)) for each in entries]
+def _facts(log: LogObjects) -> LogFacts:
+    return LogFacts(lineage=log.lineage, branches=log.branches, gaps=log.gaps)
+
+
+def _entry(stretch: Stretch) -> LogEntry:
+    return LogEntry(begins=stretch.begins, ends=stretch.ends)
+
+
+def joined(branch: str, entries: Iterable[StoredEntry]) -> tuple[Stretch, ...]:
+    """Return the stretches that entries cover together."""
+    spans: list[tuple[int, int]] = []
+    for each in in_order_of([*entries], place_of):
+        if spans and each.begins <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(spans[-1][1], each.ends)
+        else:
+            spans.append((each.begins, each.ends))
+    return tuple(Stretch(begins=place(branch, begins), ends=place(branch, ends)) for begins, ends in spans)
+
+
+def place_of(entry: StoredEntry) -> tuple[int, int]:
+    """Return what entries are sorted by."""
+    return entry.begins, entry.ends
 
 
 def place(branch: str, offset: int) -> Position:

@@ -121,6 +121,7 @@ class Reader:
                     fetching.append(asyncio.create_task(self._fetch(waiting.popleft(), frames, queues[-1])))
                 while (frame := await queues[0].get()) is not None:
                     yield frame
+                    del frame
                 await fetching[0]
                 fetching.popleft()
                 queues.popleft()
@@ -144,6 +145,7 @@ class Reader:
                 await into.put(
                     _Frame(stored=data, size=size, key=stored.key, number=number, object=planned.number, last=last)
                 )
+                del data  # or it would stay in memory until the next one is there
                 number += 1
         if digest.hexdigest() != stored.sha256:
             raise _damaged(stored.key, "its sha256 is not what the manifest says")

@@ -157,6 +157,7 @@ class AzureBlobStore:
             name = f"{REHYDRATED}{key}"
             first = await self._copy_of(key, name, offset)
         async with aclosing(self._ranges(name, offset, first)) as chunks:
+            del first  # or it would stay in memory to the end
             yield chunks
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
@@ -284,6 +285,7 @@ class AzureBlobStore:
                     yield found.content[start : start + CHUNK]
                 if not coming:
                     return
+                del found
                 found = await coming[0]
                 coming.popleft()
         finally:

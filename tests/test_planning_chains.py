@@ -166,3 +166,9 @@ def test_a_full_backup_after_all_says_why() -> None:
     assert [str(finding) for finding in plan.findings] == [
         "warning: orders: a full backup instead of an incremental one: the summaries are gone"
     ]
+
+
+def test_behind_very_many_broken_chains_the_newest_whole_one_is_built_on() -> None:
+    whole = chain(2)
+    broken = [evolve(taken(number), kind="incremental", parent="gone") for number in range(3, 5003)]
+    assert parent([*whole, *broken]) == whole[-1].id

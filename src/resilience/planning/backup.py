@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias
 
 from attrs import evolve, frozen
 
-from resilience.model.errors import NotIncremental, NotRecoverable, Refused
+from resilience.model.errors import NotIncremental, Refused
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding, Severity
 from resilience.model.manifests import Manifest
 from resilience.model.plans import BackupPlan
 
-from .chains import INCREMENTAL, chain_of
+from .chains import INCREMENTAL, broken_chains, chain_of
 
 MAX_CHAIN = 24
 """How many incremental backups may follow a full one: hourly ones, a day long."""
@@ -92,13 +92,12 @@ def _parent(facts: TargetFacts, known: Iterable[Manifest], *, max_chain: int) ->
     here = [each for each in mine if each.recovery_point.position.branch == facts.branch]
     if not here:
         return _Full(f"its history is on branch {facts.branch} now, and no backup is")
-    broken = ""
+    why, broken = broken_chains(known), ""
     for newest in sorted(here, key=lambda each: (each.recovery_point.position.offset, each.ended_at), reverse=True):
-        try:
-            chain = chain_of(newest, known)
-        except NotRecoverable as error:
-            broken = broken or error.what
+        if newest.id in why:
+            broken = broken or why[newest.id]
             continue
+        chain = chain_of(newest, known)
         if chain[0].kind != facts.kind:
             broken = broken or f"{chain[0].id} has no parent"
             continue

@@ -17,7 +17,7 @@ from resilience.model.show import as_bytes
 from resilience.model.targets import RecoveryTarget
 
 from .backup import refuse_blockers
-from .chains import chain_of
+from .chains import broken_chains, chain_of
 from .course import Course
 from .estimate import estimated
 
@@ -84,16 +84,19 @@ def alone(
         if not fitting:
             raise NotRecoverable(f"no backup lies on timeline {until.branch}", operation="restore", subject=target)
         newest = reduce(newer, fitting)
-    broken: list[Finding] = []
-    while True:
-        try:
-            return Course(until=until, chain=chain_of(newest, known), findings=tuple(broken))
-        except NotRecoverable as error:
-            fitting = [each for each in fitting if each.id != newest.id]
-            if until.kind == "backup" or not fitting:
-                raise
-            broken.append(Finding(severity="warning", subject=newest.id, text=f"not usable: {error.what}"))
-            newest = reduce(newer, fitting)
+    try:
+        return Course(until=until, chain=chain_of(newest, known))
+    except NotRecoverable:
+        why = broken_chains(known)  # all at once: looking for the newest whole one in turn takes the square of it
+        whole = [each for each in fitting if each.id not in why]
+        if until.kind == "backup" or not whole:
+            raise
+    newest = reduce(newer, whole)
+    passed = [each for each in fitting if each.id in why and newer(newest, each) is each]
+    findings = [
+        Finding(severity="warning", subject=each.id, text=f"not usable: {why[each.id]}") for each in reversed(passed)
+    ]
+    return Course(until=until, chain=chain_of(newest, known), findings=tuple(findings))
 
 
 def lineage_for(until: RecoveryTarget, known: Sequence[Manifest], logs: Sequence[str]) -> tuple[str, list[Finding]]:

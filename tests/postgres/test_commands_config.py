@@ -13,11 +13,13 @@ import pytest
 from resilience import Archive
 from resilience.commands import archive_command, postgresql_conf, restore_command
 from resilience.commands.config import load
+from resilience.commands.keeping import keeping
 from resilience.commands.wal import main
 from resilience.keys import KeyFile
 from resilience.model.errors import Corrupt, Refused, Unsupported
 from resilience.postgres.directory import PostgresDataDirectory
 from resilience.postgres.wal.header import read_control, read_header
+from resilience.primitives import Archiver
 from resilience.stores import LocalStore
 from resilience.testing.postgres import TestServer
 
@@ -33,9 +35,9 @@ def written(folder: Path, text: str, *, mode: int = 0o644) -> Path:
     ("text", "says"),
     [
         ("target = ", "it is no TOML"),
-        ('target = "orders"', "either directory or archive"),
+        ('target = "orders"', "one of directory, container, archive"),
         ('directory = "/backups"', "it has to name target"),
-        ('target = "orders"\ndirectory = "/b"\narchive = "a:b"', "either directory or archive"),
+        ('target = "orders"\ndirectory = "/b"\narchive = "a:b"', "one of directory, container, archive"),
         ('target = "orders"\ndirectory = "/b"\npassword = "x"', "nothing is called password"),
         ('target = "Orders!"\ndirectory = "/b"', "is no name"),
         ('target = "orders"\ndirectory = "backups"', "has to be a full path"),
@@ -43,7 +45,16 @@ def written(folder: Path, text: str, *, mode: int = 0o644) -> Path:
         ('target = "orders"\ndirectory = "/b"\nahead = -1', "ahead"),
         ('target = 7\ndirectory = "/b"', "target"),
         ('target = "orders"\ndirectory = "/b"\nkey_file = "key"', "has to be a full path"),
-        ('target = "orders"\narchive = "a:b"\nkey_file = "/key"', "key_file goes with directory"),
+        ('target = "orders"\narchive = "a:b"\nkey_file = "/key"', "key_file, vault_key and older go with"),
+        ('target = "orders"\narchive = "a:b"\nolder = ["/key"]', "key_file, vault_key and older go with"),
+        ('target = "orders"\ndirectory = "/b"\nolder = ["key"]', "has to be a full path"),
+        ('target = "orders"\ndirectory = "/b"\nolder = "/key"', "older"),
+        ('target = "orders"\ndirectory = "/b"\nkey_file = "/k"\nvault_key = "https://v/keys/k/1"', "or vault_key"),
+        ('target = "orders"\ndirectory = "/b"\nvault_key = "/key"', "is no identifier of a vault's key"),
+        ('target = "orders"\ndirectory = "/b"\ncontainer = "https://a/b"', "one of directory, container"),
+        ('target = "orders"\ndirectory = "/b"\nsignature_file = "/s"', "signature_file goes with container"),
+        ('target = "orders"\ncontainer = "https://a/b?sig=secret"', "belongs into signature_file"),
+        ('target = "orders"\ncontainer = "https://a/b"\nsignature_file = "s"', "has to be a full path"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_sentence(tmp_path: Path, text: str, says: str) -> None:
@@ -61,13 +72,19 @@ def test_a_file_that_anybody_may_write_to_names_no_code_to_run(tmp_path: Path) -
         load(tmp_path / "gone.toml")
 
 
-def test_an_archive_is_a_folder_or_what_a_function_returns(tmp_path: Path) -> None:
+async def archiver(path: Path) -> Archiver:
+    """Open the archive that a file names, and close it again."""
+    async with keeping(load(path)) as opened:
+        return opened
+
+
+async def test_an_archive_is_a_folder_or_what_a_function_returns(tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
     path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/backups"')
-    assert load(path).archiver() == Archive(LocalStore(tmp_path / "backups"))
+    assert await archiver(path) == Archive(LocalStore(tmp_path / "backups"))
     path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/gone"')
     with pytest.raises(Refused, match="is no folder"):
-        load(path).archiver()
+        await archiver(path)
     (tmp_path / "where_backups_are.py").write_text(
         "from resilience import Archive\nfrom resilience.stores import LocalStore\n"
         "def archive(): return Archive(LocalStore('/elsewhere'))\n"
@@ -75,23 +92,23 @@ def test_an_archive_is_a_folder_or_what_a_function_returns(tmp_path: Path) -> No
     path = written(tmp_path, 'target = "orders"\narchive = "where_backups_are:archive"')
     before = list(sys.path)
     try:
-        assert load(path).archiver() == Archive(LocalStore("/elsewhere"))
+        assert await archiver(path) == Archive(LocalStore("/elsewhere"))
     finally:
         sys.path[:] = before
     for wrong in ("where_backups_are:gone", "nowhere:archive", "archive", ""):
         path = written(tmp_path, f'target = "orders"\narchive = "{wrong}"')
         with pytest.raises(Refused, match="cannot be had"):
-            load(path).archiver()
+            await archiver(path)
 
 
-def test_an_archive_is_sealed_with_the_key_that_is_named(tmp_path: Path) -> None:
+async def test_an_archive_is_sealed_with_the_key_that_is_named(tmp_path: Path) -> None:
     (tmp_path / "backups").mkdir()
     text = f'target = "orders"\ndirectory = "{tmp_path}/backups"\nkey_file = "{tmp_path}/key"'
     path = written(tmp_path, text)
     with pytest.raises(Refused, match=f"{tmp_path}/key: it cannot be read"):
-        load(path).archiver()
+        await archiver(path)
     key = KeyFile.create(tmp_path / "key")
-    archive = load(path).archiver()
+    archive = await archiver(path)
     assert isinstance(archive, Archive) and archive.key is not None and archive.key.id == key.id
 
 
@@ -99,8 +116,9 @@ def test_nobody_waits_for_what_seals_where_nothing_is_sealed(tmp_path: Path) -> 
     (tmp_path / "backups").mkdir()
     path = written(tmp_path, f'target = "orders"\ndirectory = "{tmp_path}/backups"')
     program = (
-        "import sys; from resilience.commands.config import load; from resilience.commands import wal\n"
-        f"load({str(path)!r}).archiver(); sys.exit('cryptography' in sys.modules or 'resilience.keys' in sys.modules)"
+        "import asyncio, sys; from resilience.commands import config, keeping, wal\n"
+        f"asyncio.run(keeping.keeping(config.load({str(path)!r})).__aenter__())\n"
+        "sys.exit('cryptography' in sys.modules or 'resilience.keys' in sys.modules or 'azure' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 

@@ -1,40 +1,35 @@
 """The small file that the commands read: which archive, under which name, and where the cluster is.
 
     target = "orders"
-    directory = "/backups"                  # or: archive = "my_module:my_function", which returns an Archiver
-    key_file = "/etc/backups.key"           # seals what goes into that directory; made by KeyFile.create
+    directory = "/backups"                  # or one of the two lines below
+    container = "https://account.blob.core.windows.net/backups"     # of whom DefaultAzureCredential finds
+    archive = "my_module:my_function"       # returns an Archiver
+    key_file = "/etc/backups.key"           # seals what goes there; made by KeyFile.create
     data = "/var/lib/postgresql/16/main"    # without it: the folder that PostgreSQL runs its commands in
 
-Everything else has a default; see `WalConfig`. It holds no secrets: the key is in a file of its own, and a function
-finds those where it likes. It names code to run, so only its owner may write to it.
+Everything else has a default; see `WalConfig`. It holds no secrets: keys and signatures are in files of their own or in
+a vault, and a function finds them where it likes. It names code to run, so only its owner may write to it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
 
 from attrs import evolve, field, fields_dict, frozen
-from attrs.validators import ge, instance_of, optional
+from attrs.validators import deep_iterable, ge, instance_of, optional
 
-from resilience.archive import Archive
 from resilience.model.errors import Refused
 from resilience.model.ids import checked_name
-from resilience.primitives import Archiver
-from resilience.stores import LocalStore
-
-if TYPE_CHECKING:
-    from resilience.keys import KeyFile
 
 SPOOL = "pg_wal/resilience"
 PATIENCE_SECONDS = 900.0
 """As long as a restore of ours waits: an outage of a few minutes shall stop no standby."""
-T = TypeVar("T")
+VAULT = "https://"
+"""How the identifier of a vault's key begins; the path of a key file does not."""
+ARCHIVES = ("directory", "container", "archive")
 
 
 def _seconds(value: object) -> object:
@@ -49,7 +44,10 @@ def _path(value: object) -> object:
 class WalConfig:
     """What the commands have to know.
 
-    `path` is the file and `stamp` which version of it this is. `spool` is a folder on pg_wal's file system, of this
+    `path` is the file and `stamp` which version of it this is. Into the `container` goes whoever azure-identity's
+    DefaultAzureCredential finds, or whoever has the shared access signature in `signature_file`. What is archived is
+    sealed with the key in `key_file`, or with the `vault_key` of that identifier; what was sealed with one of the
+    `older` (paths and identifiers) can be read too. `spool` is a folder on pg_wal's file system, of this
     cluster alone. `lineage` is the system identifier that may write under `target`; without it, whichever wrote there
     first. `patience` is for how many seconds a file is fetched again while the archive does not answer, before recovery
     is told so and stops. `ahead` segments, and at most `ahead_bytes`, are fetched before they are asked for. A resident
@@ -60,8 +58,12 @@ class WalConfig:
     stamp: tuple[int, int] = (0, 0)
     target: str = field(validator=instance_of(str))
     directory: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
+    container: str | None = field(default=None, validator=optional(instance_of(str)))
+    signature_file: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     archive: str | None = field(default=None, validator=optional(instance_of(str)))
     key_file: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
+    vault_key: str | None = field(default=None, validator=optional(instance_of(str)))
+    older: list[str] = field(factory=list, validator=deep_iterable(instance_of(str), instance_of(list)))
     data: Path | None = field(default=None, converter=_path, validator=optional(instance_of(Path)))
     spool: Path = field(default=Path(SPOOL), converter=_path, validator=instance_of(Path))
     lineage: str | None = field(default=None, validator=optional(instance_of(str)))
@@ -90,33 +92,13 @@ class WalConfig:
             )
         return evolve(self, data=found)
 
-    def archiver(self) -> Archiver:
-        """Return the archive. Raises Refused if there is none where the file says, or its key cannot be read."""
-        if self.directory is not None:
-            if not self.directory.is_dir():
-                raise self._wrong(f"directory: {self.directory} is no folder", "make it, or mount what belongs there")
-            return Archive(LocalStore(self.directory), key=self._key())
-        module, _, function = (self.archive or "").partition(":")
-        beside = self.path.parent  # the function may stand beside the file, where nobody else can put anything
-        if str(beside) not in sys.path and not beside.stat().st_mode & 0o022:
-            sys.path.append(str(beside))
-        try:
-            make = cast("Callable[[], Archiver]", getattr(import_module(module), function))
-        except (ImportError, AttributeError, ValueError) as error:
-            raise self._wrong(f"archive: {self.archive!r} cannot be had: {error}", "name it module:function") from error
-        return make()
+    @property
+    def key(self) -> str | None:
+        """What the archive is sealed with: the path of a key file, or the identifier of a vault's key."""
+        return self.vault_key if self.key_file is None else str(self.key_file)
 
-    def _key(self) -> KeyFile | None:
-        if self.key_file is None:
-            return None
-        try:
-            from resilience.keys import KeyFile  # not to be waited for where nothing is sealed
-        except ImportError as error:
-            text = "key_file: sealing needs the package cryptography"
-            raise self._wrong(text, "install resilience[sealing] into the Python that runs this") from error
-        return KeyFile(self.key_file)
-
-    def _wrong(self, what: str, hint: str = "") -> Refused:
+    def wrong(self, what: str, hint: str = "") -> Refused:
+        """Return what to raise for what the file says."""
         return Refused(what, operation="read", subject=str(self.path), hint=hint)
 
 
@@ -146,19 +128,34 @@ def _checked(path: Path, stamped: tuple[int, int], written: Mapping[str, object]
     known = set(fields_dict(WalConfig)) - {"path", "stamp"}
     if unknown := sorted(set(written) - known):
         raise _refused(path, f"nothing is called {', '.join(unknown)}", f"there are: {', '.join(sorted(known))}")
-    if "target" not in written or ("directory" in written) == ("archive" in written):
-        raise _refused(path, "it has to name target, and either directory or archive")
+    if "target" not in written or sum(each in written for each in ARCHIVES) != 1:
+        raise _refused(path, f"it has to name target, and one of {', '.join(ARCHIVES)}")
     try:
         checked_name(str(written["target"]))
         config = WalConfig(path=path, stamp=stamped, **written)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise _refused(path, str(error.args[0] if error.args else error)) from error
-    if config.key_file is not None and config.directory is None:
-        raise _refused(path, "key_file goes with directory; a function makes its archive with a key itself")
-    for each in (config.directory, config.data, config.key_file):
+    if problem := _contradiction(config):
+        raise _refused(path, problem)
+    files = [Path(each) for each in (config.key, *config.older) if each is not None and not each.startswith(VAULT)]
+    for each in (config.directory, config.data, config.signature_file, *files):
         if each is not None and not each.is_absolute():
             raise _refused(path, f"{each} has to be a full path")
     return config
+
+
+def _contradiction(config: WalConfig) -> str:
+    if config.archive is not None and (config.key or config.older):
+        return "key_file, vault_key and older go with directory and container; a function makes its archive with keys"
+    if config.key_file is not None and config.vault_key is not None:
+        return "it has to name key_file or vault_key; the other one may be among older"
+    if config.vault_key is not None and not config.vault_key.startswith(VAULT):
+        return f"vault_key: {config.vault_key!r} is no identifier of a vault's key"
+    if config.container is not None and "?" in config.container:
+        return "container: its URL ends before the question mark; a signature belongs into signature_file"
+    if config.signature_file is not None and config.container is None:
+        return "signature_file goes with container"
+    return ""
 
 
 def _refused(path: Path, what: str, hint: str = "") -> Refused:

@@ -19,6 +19,7 @@ from resilience.postgres.wal.spool import Spool
 from resilience.primitives import Archiver, Log
 
 from .config import WalConfig
+from .keeping import keeping
 
 SYSTEM = "postgresql"
 _MOUNTED = "see whether it is mounted"
@@ -121,10 +122,13 @@ async def opened(config: WalConfig) -> AsyncIterator[Opened]:
             operation="read",
             subject=str(config.path),
         )
-    archiver, spool = config.archiver(), Spool(config.folder)
+    spool = Spool(config.folder)
     await spool.prepare()
     folder = None if config.directory is None else folder_identity(config.directory)
-    async with archiver.log(config.target, system=SYSTEM, lineage=control.lineage) as log:
+    async with (
+        keeping(config) as archiver,
+        archiver.log(config.target, system=SYSTEM, lineage=control.lineage) as log,
+    ):
         yield Opened(config=config, control=control, archiver=archiver, log=log, spool=spool, folder=folder)
 
 

@@ -25,9 +25,10 @@ class MemberFacts(Shown):
 
     `instance` tells this run of this server from every other: a connection that reaches it finds the same. `branches`
     are the history it is on, oldest first. `durable` is up to where it has that on disk, `applied` up to where it
-    shows it; all that was acknowledged before `complete_at`, by the primary's clock, it has applied. `upstream` is the
-    member that it receives from (empty: nobody, or somebody that is no member), `receiving` whether it does now.
-    `writable` says whether it takes writes. `free` are bytes on the disk that holds the data.
+    shows it; all that was acknowledged before `complete_at`, by the primary's clock, it has applied (of a primary that
+    is what its clock said). `upstream` is the member that it receives from (empty: nobody, or somebody that is no
+    member), `receiving` whether it does now. `writable` says whether it takes writes. `free` are bytes on the disk
+    that holds the data.
     """
 
     name: str
@@ -63,8 +64,8 @@ class MemberFacts(Shown):
 class SyncSet(Shown):
     """Who must have a write before it is acknowledged: `needed` of `members`, any of them or the first that are there.
 
-    With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it, and had been
-    since the primary was at `since`, or earlier: who has less may lack what was acknowledged under another set.
+    With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it, and it had
+    been so since the primary was at `since`: who has less may lack what was acknowledged under another set.
     """
 
     members: tuple[str, ...]

@@ -67,6 +67,11 @@ def supersedes(a: Line, b: Line) -> bool:
     return len(a.branches) > len(b.branches) == alike(a, b)
 
 
+def same_branch(a: Line, b: Line) -> bool:
+    """Tell whether two histories end on the same branch; then they differ in how far they go and in nothing else."""
+    return len(a.branches) == len(b.branches) == alike(a, b)
+
+
 def main_line(lines: Iterable[Line]) -> Line | None:
     """Return the furthest history on the youngest branch; None if none of the branches descends from all the others."""
     known = list(lines)

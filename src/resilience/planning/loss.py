@@ -1,0 +1,174 @@
+"""What a promotion loses at most, and what that rests on. Never less than the truth; unknown is said as unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from attrs import frozen
+
+from resilience.model.failover import FailoverPolicy, Loss
+from resilience.model.findings import Finding
+from resilience.model.groups import Fence, Sample, SyncSet
+from resilience.model.show import as_bytes, as_span, when
+
+from .ancestry import Line, contains
+from .candidates import Muster, Standby
+from .quorum import Quorum, quorum
+
+DATA_LOSS = "data loss"
+SPLIT_BRAIN = "split brain"
+
+
+@frozen(kw_only=True)
+class Ending:
+    """When the old primary's last acknowledgement was at the latest, once it is fenced; and where, if that is known."""
+
+    until: datetime | None = None
+    ends: Line | None = None
+    proven: bool = True
+
+    @classmethod
+    def of(cls, fences: Sequence[Fence], primary: str, main: Line | None) -> Ending:
+        """Take it from the proofs that nobody can write any more."""
+        if not fences:
+            return cls()
+        own = next((each for each in fences if each.member == primary and each.end is not None), None)
+        ends = Line.up_to(main.branches, own.end) if own is not None and own.end is not None and main else None
+        proven = all(each.kind != "waived" for each in fences)
+        return cls(until=max(each.at for each in fences) if proven else None, ends=ends, proven=proven)
+
+
+def last_known_sync(found: Muster, sync: SyncSet | None) -> SyncSet | None:
+    """Return who had to acknowledge a write, as far as anybody knows: now, or by the record."""
+    known = [each for each in (sync, found.sample.sync if found.sample is not None else None) if each is not None]
+    return max(known, key=lambda each: each.at, default=None)
+
+
+def proof(found: Muster, sync: SyncSet | None) -> Quorum:
+    """Decide who must have every acknowledged write, from what was recorded of the synchronous standbys."""
+    known = last_known_sync(found, sync)
+    since = None
+    if known is not None and found.main is not None and found.confirmed:
+        began = Line.up_to(found.main.branches, known.since) if known.since is not None else None
+        since = int(began.end.offset) if began is not None else found.recorded
+    return quorum(known, {each.name: each.has for each in found.standbys if not _shrunk(found, each)}, since=since)
+
+
+def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: Ending) -> Loss:
+    """Return what is lost at most if `chosen` is promoted."""
+    if ending.ends is not None and chosen.has >= ending.ends.end.offset:
+        text = f"{chosen.name} has everything up to where {found.primary} stopped in order, {ending.ends.end}"
+        return Loss(kind="nothing", evidence=(text,))
+    counted = proof(found, sync)
+    if counted.proven and chosen.has >= counted.needed:
+        reach = f"{chosen.name} has as much as the furthest of them: {_at(chosen)}"
+        return Loss(kind="nothing", evidence=(*counted.evidence, reach))
+    ends = int(ending.ends.end.offset) if ending.ends is not None else 0
+    known = max(found.furthest, found.recorded or 0, ends)
+    missing = known - chosen.has if known > chosen.has else None
+    evidence = [*counted.evidence]
+    if missing:
+        evidence.append(f"{chosen.name} is at {_at(chosen)}, {as_bytes(missing)} behind what is known to have been")
+    doubts = tuple(_doubts(found, ending))
+    bounds = [] if doubts else sorted(_bounds(chosen, found, ending), key=lambda each: each.since, reverse=True)
+    if not bounds:
+        nobody = () if doubts else (f"no heartbeat has reached {chosen.name}, and no record covers it",)
+        return Loss(kind="unknown", missing=missing, evidence=(*evidence, *doubts, *nobody))
+    tightest = min(bounds, key=lambda each: each.span)
+    return Loss(
+        kind="bounded",
+        since=tightest.since,
+        until=tightest.until,
+        missing=missing,
+        evidence=(*evidence, *tightest.evidence),
+    )
+
+
+def too_much(loss: Loss, policy: FailoverPolicy, *, now: datetime) -> Iterator[Finding]:
+    """Yield why the policy does not allow a loss. Before the primary is fenced it grows, and counts up to `now`."""
+    allowed = f"the policy allows {as_span(policy.max_loss)}" if policy.max_loss else "the policy allows no loss"
+    accept = "accept_data_loss=True accepts it, by name"
+    if loss.kind == "unknown":
+        text = f"nobody can tell what is lost, and {allowed}"
+        yield Finding(
+            severity="blocker", subject=DATA_LOSS, text=text, hint=f"bring back a member that has more; {accept}"
+        )
+    if loss.kind == "bounded" and loss.since is not None:
+        end = loss.until or now
+        span = max(timedelta(0), end - loss.since)
+        if span > policy.max_loss or not policy.max_loss:
+            lost = f"what was acknowledged after {when(loss.since)} may be lost, {as_span(span)} up to {when(end)}"
+            hint = f"bring back a member that has more, or plan with a larger max_loss; {accept}"
+            yield Finding(severity="blocker", subject=DATA_LOSS, text=f"{lost}, and {allowed}", hint=hint)
+
+
+def exceeds(loss: Loss, confirmed: Loss) -> str:
+    """Say how a loss is greater than the one that was confirmed; empty if it is not."""
+    rank = {"nothing": 0, "bounded": 1, "unknown": 2}
+    if rank[loss.kind] > rank[confirmed.kind]:
+        return f"{loss}, and what was confirmed is: {confirmed}"
+    if loss.kind == confirmed.kind == "bounded" and loss.since is not None and confirmed.since is not None:
+        if loss.since < confirmed.since:
+            return f"it may be lost from {when(loss.since)} on, and what was confirmed is from {when(confirmed.since)}"
+        limit = confirmed.at_most
+        if limit is not None and loss.at_most is not None and loss.at_most > limit:
+            return f"{as_span(loss.at_most)} may be lost, and what was confirmed is {as_span(limit)}"
+    return ""
+
+
+@frozen(kw_only=True)
+class _Bound:
+    since: datetime
+    until: datetime | None
+    evidence: tuple[str, ...]
+
+    @property
+    def span(self) -> timedelta:
+        """How long it is; before anybody is fenced the one that begins last is the shortest."""
+        return timedelta(0) if self.until is None else max(timedelta(0), self.until - self.since)
+
+
+def _bounds(chosen: Standby, found: Muster, ending: Ending) -> Iterator[_Bound]:
+    """Yield what bounds the loss; both times of each by the same clock."""
+    complete_at = chosen.member.complete_at
+    if complete_at is not None:
+        ahead = _ahead(found.sample)
+        text = f"{chosen.name} has everything that was acknowledged before {when(complete_at)}, by the primary's clock"
+        clocks = (
+            "assumed: the primary's clock and that of who fences it agree"
+            if ahead is None
+            else f"the primary's clock was {as_span(ahead)} ahead of the recorder's at most"
+        )
+        until = None if ending.until is None else ending.until + max(timedelta(0), ahead or timedelta(0))
+        yield _Bound(since=complete_at, until=until, evidence=(text, clocks))
+    if found.sample is not None and found.recorded is not None and chosen.has >= found.recorded:
+        text = f"{chosen.name} has all that {found.primary} had when it was last recorded, at {when(found.sample.at)}"
+        yield _Bound(since=found.sample.at, until=ending.until, evidence=(text,))
+
+
+def _ahead(sample: Sample | None) -> timedelta | None:
+    """By how much the primary's clock was ahead of the recorder's, at most: it was read after `sample.at`."""
+    own = next((each for each in sample.members if each.name == sample.primary), None) if sample is not None else None
+    return None if sample is None or own is None or own.complete_at is None else own.complete_at - sample.at
+
+
+def _doubts(found: Muster, ending: Ending) -> Iterator[str]:
+    if not ending.proven:
+        yield f"{found.primary or 'the primary'} may still write, nobody has proven otherwise: all that is lost"
+    if found.astray and not found.confirmed:
+        names = ", ".join(found.astray)
+        yield f"there is history that has left the group's: of {names}; which branch the primary was on nobody recorded"
+
+
+def _shrunk(found: Muster, standby: Standby) -> bool:
+    """Tell whether a standby has less than when it was recorded: it was made anew, and what it acknowledged is gone."""
+    was = next((each for each in found.sample.members if each.name == standby.name), None) if found.sample else None
+    line = Line.of(was) if was is not None else None
+    if line is None or found.main is None or not contains(Line(found.main.branches, line.end), line):
+        return False
+    return standby.has < line.end.offset
+
+
+def _at(standby: Standby) -> str:
+    return str(standby.member.durable)

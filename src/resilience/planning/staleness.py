@@ -1,0 +1,75 @@
+"""Whether what a plan rests on still holds: roles, timelines, sync set, routes, its time; never positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from resilience.model.failover import FailoverPlan
+from resilience.model.groups import GroupFacts, MemberFacts, RouteFacts, SyncSet
+from resilience.model.show import when
+
+
+def stale(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], *, now: datetime) -> tuple[str, ...]:
+    """Say what of that which a plan rests on has moved, sentence by sentence; nothing if it still holds."""
+    return tuple(_moved(plan, facts, routes, now))
+
+
+def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], now: datetime) -> Iterator[str]:
+    if now >= plan.expires_at:
+        yield f"it expired at {when(plan.expires_at)}"
+    if facts.owner != plan.facts.owner:
+        yield f"the group is owned by {facts.owner or 'nobody'} now"
+    if facts.primary != plan.facts.primary:
+        yield f"the primary is {facts.primary or 'nobody known'} now, and was {plan.facts.primary or 'nobody known'}"
+    yield from _members_moved(plan.facts, facts)
+    yield from _sync_moved(plan.facts.sync, facts.sync)
+    yield from _routes_moved(plan.routes, routes)
+
+
+def _members_moved(was: GroupFacts, facts: GroupFacts) -> Iterator[str]:
+    for before in was.members:
+        member = facts.member(before.name)
+        if member is None:
+            yield f"{before.name} is no member any more"
+            continue
+        returned = before.role == "unknown" and member.role == "standby"  # it is only one more to choose from
+        if member.role != before.role and not returned:
+            problem = f": {member.problem}" if member.problem else ""
+            yield f"{before.name} is {_role(member.role)} now, and was {_role(before.role)}{problem}"
+        then, branch = _branch(before), _branch(member)
+        if then and branch and then != branch:
+            yield f"{before.name} is on {branch} now, and was on {then}"
+    for new in facts.members:
+        if was.member(new.name) is None:
+            yield f"{new.name} has become a member"
+
+
+def _sync_moved(before: SyncSet | None, now: SyncSet | None) -> Iterator[str]:
+    if before is None or now is None:
+        return
+    if (set(before.members), before.needed) != (set(now.members), now.needed):
+        yield f"a write is acknowledged by {now}, and was by {before}"
+
+
+def _routes_moved(before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
+    known = {each.route: each for each in routes}
+    for route in before:
+        here = known.pop(route.route, None)
+        if here is None:
+            yield f"there is no route {route.route} any more"
+        elif here.to != route.to:
+            yield f"{route.route} leads to {here.to or 'nobody known'} now, and led to {route.to or 'nobody known'}"
+        elif here.version != route.version:
+            yield f"{route.route} was changed by somebody"
+    for name in known:
+        yield f"there is a new route, {name}"
+
+
+def _branch(member: MemberFacts) -> str:
+    last = member.branches[-1:]
+    return last[0].name if last else (member.durable.branch if member.durable is not None else "")
+
+
+def _role(role: str) -> str:
+    return {"primary": "a primary", "standby": "a standby"}.get(role, "not to be seen")

@@ -239,7 +239,26 @@ async def sql(dsn: Dsn, *, operation: str, seconds: float | None = None) -> Asyn
                 await finish(_close(connecting.result()))
 
 
-async def _connect(dsn: Dsn, seconds: float | None) -> asyncpg.Connection:
+async def connect(
+    dsn: Dsn, *, operation: str, within: float, seconds: float | None = None, pooled: bool = False
+) -> asyncpg.Connection:
+    """Open a connection for SQL, `within` so many seconds, that the caller closes. Raises what `sql` raises.
+
+    `pooled`: no statement stays prepared, since a pooler may lend each transaction another server's connection.
+    """
+    connecting = asyncio.create_task(_connect(dsn, seconds, within, pooled))
+    try:
+        with mapped(dsn, operation):
+            return await finish(connecting)
+    except asyncio.CancelledError:
+        if not connecting.cancelled() and connecting.exception() is None:
+            connecting.result().terminate()
+        raise
+
+
+async def _connect(
+    dsn: Dsn, seconds: float | None, within: float | None = None, pooled: bool = False
+) -> asyncpg.Connection:
     """Connect with arguments rather than a URI: asyncpg reads hosts in a URI its own way, IPv6 for one."""
     given = dsn.parameters
     hosts: list[str] | None = [host for host, _ in dsn.addresses] or None
@@ -253,8 +272,9 @@ async def _connect(dsn: Dsn, seconds: float | None) -> asyncpg.Connection:
         password=given.get("password"),
         database=given.get("dbname", "postgres"),
         server_settings=dsn.settings,
-        timeout=dsn.connect_seconds,  # type: ignore[arg-type]  # None is no limit, asyncpg's stub does not say so
+        timeout=dsn.connect_seconds if within is None else within,  # type: ignore[arg-type]  # None is no limit
         command_timeout=seconds,
+        statement_cache_size=0 if pooled else 100,
     )
 
 

@@ -175,7 +175,10 @@ PRICES = Prices(
         }
     ),
 )
-"""What the platform calculated with; it left the minimum durations out, which `PRICES.at_rest` does too."""
+"""What the platform calculated with; it left the minimum durations out, which `PRICES.at_rest` does too.
+
+Its procedures date no price: the day stands for their year, and says no more than that.
+"""
 
 YEARLY_COST = 1500.0
 """Dollars: what keeping the backups may cost in a year."""

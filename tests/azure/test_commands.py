@@ -7,7 +7,6 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import azure.identity.aio
 import pytest
 from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 
@@ -18,7 +17,7 @@ from resilience.commands.wal import get, push
 from resilience.keys import KeyFile, KeyVaultKey
 from resilience.model.errors import Refused
 from resilience.model.moments import utc_now
-from resilience.stores import AzureBlobStore
+from resilience.stores import AzureBlobStore, azure_identity
 from resilience.testing.azurite import ACCOUNT, KEY
 from resilience.testing.fake_key_vault import FakeKeyVault
 from resilience.testing.postgres import TestServer
@@ -35,7 +34,7 @@ def vault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKeyVa
     with FakeKeyVault.running(tmp_path) as running:
         found = partial(KeyVaultKey, ca_file=running.ca_file, verify_challenge_resource=False)
         monkeypatch.setattr(resilience.keys, "KeyVaultKey", found, raising=False)
-        monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", running.credential)
+        monkeypatch.setattr(azure_identity, "DefaultAzureCredential", running.credential)
         yield running
 
 

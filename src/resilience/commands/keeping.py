@@ -19,7 +19,7 @@ from resilience.stores import LocalStore
 from .config import VAULT, WalConfig
 
 if TYPE_CHECKING:
-    from azure.core.credentials_async import AsyncTokenCredential
+    from resilience.stores.azure_identity import Identity
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ class _Making:
 
     config: WalConfig
     opened: AsyncExitStack
-    _credential: AsyncTokenCredential | None = field(default=None, init=False)
+    _credential: Identity | None = field(default=None, init=False)
 
     async def store(self) -> ObjectStore:
         directory, container = self.config.directory, self.config.container
@@ -79,12 +79,11 @@ class _Making:
         except ValueError as error:
             raise self.config.wrong(str(error)) from error
 
-    def _identity(self) -> AsyncTokenCredential:
-        """Return what finds out by itself who asks: a managed identity, a workload's, the environment's."""
+    def _identity(self) -> Identity:
         if self._credential is None:
-            from azure.identity.aio import DefaultAzureCredential
+            from resilience.stores import azure_identity
 
-            made = DefaultAzureCredential()
+            made = azure_identity.found()
             self.opened.push_async_callback(made.close)
             self._credential = made
         return self._credential

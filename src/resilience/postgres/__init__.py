@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .dumps.server import PostgresServer
     from .dumps.target import PostgresDumpTarget
     from .dumps.validator import PostgresDumpValidator
+    from .failover.server import LocalServer
+    from .members import PostgresMember
+    from .promoter import PostgresPromoter
     from .scratch import PostgresScratch
     from .target import PostgresTarget
     from .validator import PostgresBackupValidator
@@ -19,10 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiverStatus",
+    "LocalServer",
     "PostgresBackupValidator",
     "PostgresDataDirectory",
     "PostgresDumpTarget",
     "PostgresDumpValidator",
+    "PostgresMember",
+    "PostgresPromoter",
     "PostgresScratch",
     "PostgresServer",
     "PostgresTarget",
@@ -33,10 +39,13 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "ArchiverStatus": "wal.status",
+        "LocalServer": "failover.server",
         "PostgresBackupValidator": "validator",
         "PostgresDataDirectory": "directory",
         "PostgresDumpTarget": "dumps.target",
         "PostgresDumpValidator": "dumps.validator",
+        "PostgresMember": "members",
+        "PostgresPromoter": "promoter",
         "PostgresScratch": "scratch",
         "PostgresServer": "dumps.server",
         "PostgresTarget": "target",

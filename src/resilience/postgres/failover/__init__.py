@@ -1,0 +1,1 @@
+"""Failing over a group of PostgreSQL servers: what `PostgresPromoter` is made of."""

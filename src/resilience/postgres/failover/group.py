@@ -1,0 +1,270 @@
+"""What the looks at all members say about the group. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import asyncpg
+from attrs import frozen
+
+from resilience.model.errors import ResilienceError, TimedOut, Unreachable
+from resilience.model.findings import Finding
+from resilience.model.groups import GroupFacts, MemberFacts, Sighting, SyncSet
+from resilience.model.json import Json
+from resilience.model.show import as_bytes, as_span
+from resilience.postgres.lsn import position
+from resilience.postgres.members import PostgresMember
+from resilience.postgres.survey import NEWEST, OLDEST
+
+from .looking import Look
+from .owners import owner
+
+FRESH_SECONDS = 5.0
+"""What a primary sent a standby so short a time ago says that it lives."""
+
+
+@frozen(kw_only=True)
+class Seen:
+    """One member as it was looked at; without a look, the error says why. `free` are bytes on its disk."""
+
+    member: PostgresMember
+    look: Look | None = None
+    error: ResilienceError | None = None
+    seconds: float = 0.0
+    free: int | None = None
+
+
+def group_facts(
+    seen: Sequence[Seen], *, group: str, at: datetime, before: str = "", probes: Mapping[str, bool | None] | None = None
+) -> GroupFacts:
+    """Put the facts of a group together.
+
+    `before` is who was primary when somebody looked last, `probes` what standbys found when they knocked at its door.
+    """
+    members = tuple(member_facts(each, seen) for each in seen)
+    primary = primary_of(seen, before)
+    return GroupFacts(
+        group=group,
+        system="postgresql",
+        at=at,
+        members=members,
+        primary=primary,
+        sync=_sync(seen, primary),
+        sightings=tuple(_sightings(seen, primary, probes or {})),
+        owner=next((name for each in seen if each.look and (name := _owner(each.look))), ""),
+        findings=tuple(_group_findings(seen, primary)),
+    )
+
+
+def primary_of(seen: Sequence[Seen], before: str = "") -> str:
+    """Name the member that takes writes, of several the latest history's; if none does, whom standbys receive from."""
+    writing = [each for each in seen if each.look and not each.look.standby]
+    if writing:
+        return max(writing, key=lambda each: each.look.timeline if each.look else 0).member.name
+    standbys = {each.member.name for each in seen if each.look}
+    named = [upstream_of(each.look, seen) for each in seen if each.look]
+    candidates = [name for name in named if name and name not in standbys]
+    return max(sorted(set(candidates)), key=candidates.count, default=before if before not in standbys else "")
+
+
+def upstream_of(look: Look, seen: Sequence[Seen]) -> str:
+    """Name the member that a standby receives from, or did before it was frozen; empty if it is no member."""
+    places = {each.member.address: each.member.name for each in seen}
+    for place in (look.sender, look.upstream.place):
+        if place in places:
+            return places[place]
+    return ""
+
+
+def member_facts(each: Seen, seen: Sequence[Seen]) -> MemberFacts:
+    """Turn one look into facts."""
+    look, name = each.look, each.member.name
+    if look is None:
+        return MemberFacts(name=name, problem=each.error.what if each.error else "nobody looked", free=each.free)
+    return MemberFacts(
+        name=name,
+        role="standby" if look.standby else "primary",
+        instance=look.instance,
+        lineage=look.lineage,
+        version=look.version,
+        branches=look.branches,
+        durable=position(look.timeline, look.durable),
+        applied=position(look.timeline, look.applied),
+        complete_at=look.complete_at if look.standby else look.now,
+        writable=look.writable and not look.standby,
+        upstream=upstream_of(look, seen) if look.standby else "",
+        receiving=look.standby and look.receiving == "streaming",
+        free=each.free,
+        findings=tuple(_member_findings(each, look)),
+        details=_details(look),
+    )
+
+
+def _details(look: Look) -> dict[str, Json]:
+    details: dict[str, Json] = {
+        "timeline": look.timeline,
+        "application_name": look.application_name,
+        "slots": [dict(each) for each in look.slots],
+        "epoch": look.upstream.epoch,
+    }
+    if look.standby:
+        return {
+            **details,
+            "backlog": look.durable - look.applied,
+            "receiver": look.receiving or "none",
+            "silent_seconds": None if look.silent is None else round(look.silent, 3),
+            "frozen": look.upstream.frozen,
+            "slot": look.slot_name,
+            "paused": look.paused != "not paused",
+            "apply_delay": look.delay,
+        }
+    return {
+        **details,
+        "standbys": [dict(each) for each in look.senders],
+        "synchronous_standby_names": str(look.sync),
+        "synchronous_commit": look.sync_commit,
+    }
+
+
+def _sync(seen: Sequence[Seen], primary: str) -> SyncSet | None:
+    """Tell whom the primary waits for, by the names of members; None if it does not answer."""
+    look = next((each.look for each in seen if each.member.name == primary and each.look), None)
+    if look is None or look.standby:
+        return None
+    names = {each.look.application_name.lower(): each.member.name for each in seen if each.look and each.look.standby}
+    listed = [names.get(name.lower(), name) for name in look.sync.names]
+    if look.sync.names_anybody():
+        listed = [each.member.name for each in seen if each.member.name != primary]
+    waits = look.sync_commit not in ("local", "off")
+    return SyncSet(members=tuple(dict.fromkeys(listed)), needed=look.sync.needed if waits else 0, at=look.now)
+
+
+def _sightings(seen: Sequence[Seen], primary: str, probes: Mapping[str, bool | None]) -> list[Sighting]:
+    found = []
+    for each in seen:
+        if each.member.name == primary:
+            found.append(_from_here(each))
+        elif each.look and each.look.standby and upstream_of(each.look, seen) == primary:
+            found.append(_from_standby(each.member.name, each.look, probes))
+    return found
+
+
+def _from_here(each: Seen) -> Sighting:
+    if each.look is None:
+        text = each.error.what if each.error else "nobody looked"
+        if isinstance(each.error, (Unreachable, TimedOut)):
+            # One that starts up is not dead, nor does it take writes.
+            alive = None if isinstance(each.error.__cause__, asyncpg.CannotConnectNowError) else False
+            return Sighting(vantage="here", alive=alive, text=text)
+        return Sighting(vantage="here", alive=True, text=f"it answers, but does not let us in: {text}")
+    if each.look.standby:
+        return Sighting(vantage="here", alive=True, text="it answers, as a standby")
+    return Sighting(vantage="here", alive=True, text=f"it answered in {as_span(each.seconds)}")
+
+
+def _from_standby(name: str, look: Look, probes: Mapping[str, bool | None]) -> Sighting:
+    """What a standby sees: what it receives, and what came of knocking at the primary's door."""
+    silent = look.silent
+    if look.receiving == "streaming" and silent is not None and silent <= FRESH_SECONDS:
+        return Sighting(vantage=name, alive=True, text=f"its WAL receiver heard from it {as_span(silent)} ago")
+    if look.receiving is None:
+        heard = "it is frozen" if look.upstream.frozen else "its WAL receiver gets no connection"
+    else:
+        heard = f"its WAL receiver has heard nothing for {as_span(silent)}"
+    if name in probes:
+        answer = {True: "the primary answers it", False: "the primary does not answer it", None: "it cannot ask"}
+        return Sighting(vantage=name, alive=probes[name], text=f"{heard}; {answer[probes[name]]}")
+    return Sighting(vantage=name, alive=None, text=heard)
+
+
+def _member_findings(each: Seen, look: Look) -> list[Finding]:
+    name = each.member.name
+    major = int(look.version.split(".")[0].split("beta")[0].split("rc")[0].split("devel")[0])
+    known = OLDEST <= major <= NEWEST
+    checks = [
+        ("blocker", not known, f"PostgreSQL {look.version} is not supported, {OLDEST} to {NEWEST} are", ""),
+        (
+            "warning",
+            not look.rewindable,
+            "neither checksums nor wal_log_hints: once it has diverged it must be rebuilt, not rewound",
+            "ALTER SYSTEM SET wal_log_hints = on;  -- then restart the server",
+        ),
+    ]
+    if look.standby:
+        checks += [
+            (
+                "warning",
+                look.upstream.frozen,
+                "it is frozen: it receives from nobody",
+                "a failover is on its way, or one was given up: resume it, or have it follow its primary",
+            ),
+            (
+                "warning",
+                look.application_name.lower() != name,
+                f"a primary knows it as {look.application_name}, not as {name}: its name changes when it follows",
+                "",
+            ),
+            ("warning", look.paused != "not paused", "replay is paused", "SELECT pg_wal_replay_resume();"),
+            ("warning", look.delay not in ("0", "0ms"), f"it applies {look.delay} later: its data is old", ""),
+            (
+                "warning",
+                look.target_timeline != "latest",
+                f"recovery_target_timeline is {look.target_timeline}: it will not follow a new primary",
+                "ALTER SYSTEM SET recovery_target_timeline = 'latest';",
+            ),
+        ]
+    lost = [slot for slot in look.slots if slot["status"] == "lost"]
+    checks += [("warning", True, f"the slot {slot['name']} has lost WAL that it was to keep", "") for slot in lost]
+    return [
+        Finding(severity="blocker" if severity == "blocker" else "warning", subject=name, text=text, hint=hint)
+        for severity, wrong, text, hint in checks
+        if wrong
+    ]
+
+
+def _group_findings(seen: Sequence[Seen], primary: str) -> list[Finding]:
+    found = []
+    writing = [each.member.name for each in seen if each.look and not each.look.standby]
+    if len(writing) > 1:
+        text = f"{' and '.join(writing)} take writes at once; {primary} has the latest history"
+        hint = "fence all but one and rejoin them"
+        found.append(Finding(severity="blocker", subject="split brain", text=text, hint=hint))
+    lineages = {each.look.lineage for each in seen if each.look}
+    if len(lineages) > 1:
+        text = (
+            f"its members are of {len(lineages)} different clusters (system identifiers {', '.join(sorted(lineages))})"
+        )
+        found.append(Finding(severity="blocker", subject="members", text=text, hint="check the dsn of each member"))
+    look = next((each.look for each in seen if each.member.name == primary and each.look), None)
+    if look is not None and not look.standby:
+        found += _primary_findings(seen, primary, look)
+    return found
+
+
+def _primary_findings(seen: Sequence[Seen], primary: str, look: Look) -> list[Finding]:
+    found = []
+    known = {each.look.application_name.lower() for each in seen if each.look and each.look.standby}
+    streaming = {str(each["name"]).lower() for each in look.senders if each["state"] == "streaming"}
+    strangers = [name for name in look.sync.names if name.lower() not in known and name != "*"]
+    if strangers:
+        text = f"synchronous_standby_names counts on {', '.join(strangers)}, no member that answers is called so"
+        found.append(Finding(severity="warning", subject=primary, text=text))
+    waiting = [name for name in look.sync.names if name.lower() in streaming]
+    if look.sync.needed and not look.sync.names_anybody() and len(waiting) < look.sync.needed:
+        names = ", ".join(look.sync.names)
+        text = f"it waits for {look.sync.needed} of {names}, of which {len(waiting)} stream: commits hang"
+        found.append(Finding(severity="warning", subject=primary, text=text))
+    if look.sync.needed and look.sync_commit == "remote_write":
+        text = "synchronous_commit is remote_write: what was acknowledged may be in a standby's memory only"
+        found.append(Finding(severity="warning", subject=primary, text=text))
+    kept = max((int(slot["kept"] or 0) for slot in look.slots if not slot["active"]), default=0)
+    if kept > 1 << 30:
+        text = f"a slot that nobody reads keeps {as_bytes(kept)} of WAL"
+        found.append(Finding(severity="warning", subject=primary, text=text))
+    return found
+
+
+def _owner(look: Look) -> str:
+    slots = [str(each["name"]) for each in look.slots]
+    return owner(look.managed, libraries=look.libraries, applications=list(look.applications), slots=slots)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from types import MappingProxyType
 
+from .model.drills import Criterion, DrillSchedule, Window
 from .model.loads import BackupLoad, Load
 from .model.objectives import Objective, ReferenceSetting
 from .model.prices import GB, MINIMUM_DAYS, Prices, TierPrice
@@ -182,3 +183,57 @@ Its procedures date no price: the day stands for their year, and says no more th
 
 YEARLY_COST = 1500.0
 """Dollars: what keeping the backups may cost in a year."""
+
+WORKING_HOURS = Window(days=(1, 2, 3), begins=time(9), ends=time(15))
+"""Tuesday to Thursday, while those who can help are at work."""
+
+WEEKEND_MORNING = Window(days=(5,), begins=time(6), ends=time(14))
+"""Saturday, with a day in hand to put things right."""
+
+DRILLS: Mapping[str, DrillSchedule] = MappingProxyType(
+    {
+        "pod": DrillSchedule(
+            kind="pod",
+            fault="a pod is deleted",
+            every=30 * _DAY,
+            window=WORKING_HOURS,
+            participants=("DevOps",),
+            criterion=Criterion(rto=timedelta(seconds=30)),
+        ),
+        "node": DrillSchedule(
+            kind="node",
+            fault="a node is drained",
+            every=91 * _DAY,
+            window=WORKING_HOURS,
+            participants=("DevOps", "SRE"),
+            criterion=Criterion(rto=timedelta(minutes=2)),
+        ),
+        "redis": DrillSchedule(
+            kind="redis",
+            fault="the master of the cache is killed",
+            every=91 * _DAY,
+            window=WORKING_HOURS,
+            participants=("SRE", "DBA"),
+            criterion=Criterion(rto=timedelta(seconds=10), rpo=timedelta(seconds=1)),
+        ),
+        "database": DrillSchedule(
+            kind="database",
+            fault="the primary is killed",
+            every=182 * _DAY,
+            window=WORKING_HOURS,
+            participants=("DBA", "SRE", "DevOps", "manager"),
+            told=("support",),
+            criterion=Criterion(rto=timedelta(minutes=5)),
+        ),
+        "region": DrillSchedule(
+            kind="region",
+            fault="the primary region is cut off",
+            every=365 * _DAY,
+            window=WEEKEND_MORNING,
+            participants=("DBA", "SRE", "DevOps", "support", "manager", "CTO"),
+            told=("customers", "support"),
+            criterion=Criterion(rto=timedelta(hours=4), rpo=timedelta(minutes=15)),
+        ),
+    }
+)
+"""What the platform drills, how often, and what it must come to; the hours and people are ours, for want of others."""

@@ -54,6 +54,11 @@ class KilledPostmaster:
         """What the drill's record calls it."""
         return f"kill -9 of {self.member}"
 
+    @property
+    def subject(self) -> str:
+        """Whom it is done to."""
+        return self.member
+
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
         """Kill it; see `Fault.inject`. Cancelled in the middle: it is dead all the same."""
@@ -97,6 +102,11 @@ class HungServer:
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"SIGSTOP of {self.member}"
+
+    @property
+    def subject(self) -> str:
+        """Whom it is done to."""
+        return self.member
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
@@ -161,6 +171,11 @@ class CutNetwork:
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"cut network of {self.member}"
+
+    @property
+    def subject(self) -> str:
+        """Whom it is done to."""
+        return self.member
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:

@@ -20,12 +20,14 @@ from .backups import (
     Validator,
 )
 from .common import Named, Opened
+from .drills import Canary, Watching
 from .failovers import Check, Fault, Fencer, Promoter, TrafficSwitch
 from .storage import Chunks, KeyEncryptionKey, ObjectInfo, ObjectStore, Rehydrating
 
 __all__ = [
     "Archiver",
     "BackupTarget",
+    "Canary",
     "Capture",
     "Check",
     "Chunks",
@@ -47,4 +49,5 @@ __all__ = [
     "StoredBackup",
     "TrafficSwitch",
     "Validator",
+    "Watching",
 ]

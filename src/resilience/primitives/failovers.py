@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from resilience.model.drills import FaultProof
 from resilience.model.failover import Divergence, FailoverPlan, PhaseFloor, Promoted, PromotionOrder
@@ -50,6 +50,17 @@ class Promoter(Named, Protocol):
     async def floor(self) -> tuple[PhaseFloor, ...]: ...
 
 
+@runtime_checkable
+class Beating(Protocol):
+    """A promoter that can leave a heartbeat in the primary's history.
+
+    - `beat` has the primary commit a mark that waits for no standby, so that each of them can tell up to when it has
+      everything (`MemberFacts.complete_at`). It changes no data. It raises Unavailable if the primary does not answer.
+    """
+
+    async def beat(self, primary: str) -> None: ...
+
+
 class TrafficSwitch(Named, Protocol):
     """Changes where clients go.
 
@@ -72,7 +83,8 @@ class Fencer(Protocol):
     """Proves that a member cannot write.
 
     - `fence` may be repeated. It returns only what it has proven (or who else does); it raises FencingUnproven if it
-      could not. With `clean` the member is let finish what it does and hand all of its history to its standbys.
+      could not. With `clean` the member is let finish what it does and hand all of its history to its standbys, and
+      `Fence.end` says where that ends: a switchover promotes nobody who has less.
     - A member stays fenced, also when its machine starts again, until `lift`: then it may do again what its role is,
       and runs again if `fence` had stopped it. `lift` may be repeated, also for a member that is not fenced.
     - Both raise FencedOff in an older epoch than one they have seen for that member.
@@ -96,9 +108,12 @@ class Check(Named, Protocol):
 class Fault(Named, Protocol):
     """Something that fails on purpose, in a drill.
 
+    - `subject` is the member it is done to.
     - Entering injects it and returns the proof that it happened, or raises Refused and nothing has.
     - Leaving heals what can be healed; it may be repeated. `heal` does the same after the one that injected it died.
     """
 
+    @property
+    def subject(self) -> str: ...
     def inject(self) -> Opened[FaultProof]: ...
     async def heal(self) -> None: ...

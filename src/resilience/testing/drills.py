@@ -60,6 +60,7 @@ class FaultSuite:
             async with fault.inject() as proof:
                 assert not await self.works(fault)
                 self._check(proof)
+                assert proof.subject == fault.subject
                 assert before <= proof.at <= utc_now()
             assert await self._healed(fault) == self.heals
 
@@ -101,6 +102,7 @@ class FaultSuite:
     def test_it_says_what_it_is(self, fault: Fault) -> None:
         assert fault.name
         assert fault.system
+        assert fault.subject
 
     def _check(self, proof: FaultProof) -> None:
         assert proof.fault
@@ -122,7 +124,7 @@ class FaultSuite:
         while not await self.works(fault):
             if time.monotonic() > deadline:
                 return False
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  # a real system tells nobody that it works again
+            await asyncio.sleep(0.01)  # a real system tells nobody that it works again
         return True
 
 

@@ -233,6 +233,8 @@ class Pruning:
 async def _some_of(running: set[asyncio.Task[Removed]]) -> Removed:
     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
     running -= done
+    if failed := [error for task in done if (error := task.exception()) is not None]:
+        raise failed[0]  # the others were looked at: asyncio would complain of them
     return sum((task.result() for task in done), Removed())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -23,6 +22,8 @@ from pathlib import Path
 from attrs import define, field
 
 from resilience.postgres.tools import tied
+
+from .postgres import free_port
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -44,14 +45,6 @@ def find_azurite(root: Path) -> list[str]:
     if not main.exists() or node is None:
         raise MissingAzurite(f"Azurite is not in {root}: `python noxfile.py -s tests` installs it")
     return [node, str(main)]
-
-
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def make_certificate(folder: Path) -> tuple[Path, Path]:

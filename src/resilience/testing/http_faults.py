@@ -15,7 +15,7 @@ from aiohttp import web
 from attrs import define, field, frozen
 from yarl import URL
 
-from .azurite import free_port
+from .postgres import free_port
 
 PIECE = 1 << 16
 _OWN = ("transfer-encoding", "connection", "date", "content-length", "host")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 from attrs import field, frozen
 
 from .findings import Finding
-from .groups import Fence, GroupFacts, RouteFacts
+from .groups import Fence, GroupFacts, RouteFacts, Sample
 from .json import to_json
 from .moments import aware, not_negative, positive
 from .positions import Position, RecoveryPoint
@@ -178,7 +178,8 @@ class FailoverPlan(Shown):
     `candidate` is promoted (None where the group elects its own), for the reason `why`. `fences` are the members that
     must be proven unable to write. `floor` is what it takes at least. With `asked` the candidate was asked for by name:
     nobody else is promoted. From the promotion on a write waits for `sync_needed` of `sync`, and for `required_needed`
-    of `required` once the old primary is back, where it comes back. With `blockers` it cannot be carried out.
+    of `required` once the old primary is back, where it comes back. `sample` is what was last recorded of the primary.
+    With `blockers` it cannot be carried out.
 
     A failback first brings the members of `divergences` back behind the primary, and ends there if nobody is to be
     promoted (`candidate` is None, and there is no step `promote`).
@@ -205,6 +206,7 @@ class FailoverPlan(Shown):
     divergences: tuple[Divergence, ...] = ()
     facts: GroupFacts
     routes: tuple[RouteFacts, ...] = ()
+    sample: Sample | None = None
     made_at: datetime = field(validator=aware)
     expires_at: datetime = field(validator=aware)
     findings: tuple[Finding, ...] = ()
@@ -238,8 +240,15 @@ class FailoverPlan(Shown):
         if self.floor:
             lines += [f"takes at least {as_span(self.floor_seconds)}", *(f"  {each}" for each in self.floor)]
         lines += map(str, self.findings)
-        last = "it cannot be carried out" if self.blockers else f"confirm with: {self.confirmation}"
-        return "\n  ".join([*lines, f"{last} (expires {when(self.expires_at)})"])
+        return "\n  ".join([*lines, f"{self._last()} (expires {when(self.expires_at)})"])
+
+    def _last(self) -> str:
+        risks: tuple[Accepted, ...] = get_args(Accepted)
+        if standing(self.findings, risks):
+            return "it cannot be carried out"
+        named = dict.fromkeys(each.subject.replace(" ", "_") for each in self.blockers)
+        only = f"; it is carried out only with {' and '.join(f'accept_{each}=True' for each in named)}" if named else ""
+        return f"confirm with: {self.confirmation}{only}"
 
     def _way(self) -> str:
         if self.kind == "failback" and self.candidate is None:

@@ -22,7 +22,7 @@ from resilience.model.groups import Fence, GroupFacts, RouteFacts, Sample, SyncS
 
 from .budget import over_budget
 from .candidates import Muster, Standby, best, muster
-from .loss import SPLIT_BRAIN, Ending, exceeds, last_known_sync, loss_of, too_much
+from .loss import SPLIT_BRAIN, Ending, exceeds, known_sync, loss_of, too_much
 from .staleness import stale
 from .steps import steps_of
 
@@ -77,6 +77,7 @@ def plan_failover(
         floor=tuple(floor),
         facts=facts,
         routes=tuple(routes),
+        sample=sample,
         made_at=now,
         expires_at=now + policy.valid,
     )
@@ -92,16 +93,18 @@ def decide(
     settled: GroupFacts,
     *,
     fences: Sequence[Fence],
-    sample: Sample | None,
+    sample: Sample | None = None,
     accepted: Collection[Accepted] = (),
 ) -> Decision:
     """Decide again, once the primary is fenced and the standbys stand still: within what was confirmed, or nobody.
 
-    A blocker says why nobody is promoted. Those whose subject is in `accepted` were accepted by name and stand no more
-    in the way; what was confirmed is never exceeded, whatever is accepted.
+    It rests on `sample`, or on the one that the plan was made with. A blocker says why nobody is promoted. Those whose
+    subject is in `accepted` were accepted by name and stand no more in the way; what was confirmed is never exceeded,
+    whatever is accepted.
     """
-    found = muster(evolve(settled, primary=plan.primary or settled.primary), sample, never=plan.policy.never)
-    sync = _known_sync(plan, settled)
+    known = sample or plan.sample
+    found = muster(evolve(settled, primary=plan.primary or settled.primary), known, never=plan.policy.never)
+    sync = known_sync(found.sample, plan.facts)  # the primary is gone: what it said itself is in the plan
     if plan.candidate is None and settled.elects:
         return Decision(candidate=None, why="the group elects its own", loss=plan.loss)
     chosen, why = _again(plan, found)
@@ -116,8 +119,7 @@ def decide(
     findings = tuple(_within(plan, loss, fences, ending))
     survivors = [name for name in plan.sync if name != chosen.name and found.standby(name) is not None]
     if plan.candidate != chosen.name:
-        known = last_known_sync(found, sync)
-        survivors = _survivors(known, found, chosen.name)
+        survivors = _survivors(sync, found, chosen.name)
     if blockers := standing(findings, accepted):
         return Decision(candidate=None, why=blockers[0].text, loss=loss, findings=findings)
     return Decision(
@@ -150,7 +152,7 @@ class _Case:
     @property
     def sync(self) -> SyncSet | None:
         """Who has to acknowledge a write, as far as is known."""
-        return last_known_sync(self.found, self.facts.sync)
+        return known_sync(self.found.sample, self.facts)
 
     def choose(self) -> tuple[Standby | None, str]:
         """Choose whom to promote, and say why; or why nobody."""
@@ -171,10 +173,10 @@ class _Case:
             text = f"{self.found.primary} is let finish, and hands over all it has, before anybody is promoted"
             return Loss(kind="nothing", evidence=(text,))
         if chosen is not None:
-            return loss_of(chosen, self.found, sync=self.facts.sync, ending=Ending())
+            return loss_of(chosen, self.found, sync=self.sync, ending=Ending())
         if not self.facts.elects or not self.found.eligible:
             return Loss(kind="unknown", evidence=("there is nobody who could be promoted",))
-        worst = [loss_of(each, self.found, sync=self.facts.sync, ending=Ending()) for each in self.found.eligible]
+        worst = [loss_of(each, self.found, sync=self.sync, ending=Ending()) for each in self.found.eligible]
         return max(worst, key=lambda each: (each.kind == "unknown", each.kind == "bounded", -_moment(each.since)))
 
     def fences(self) -> tuple[str, ...]:
@@ -378,12 +380,6 @@ def _survivors(sync: SyncSet | None, found: Muster, candidate: str | None) -> li
         return []
     here = {each.name for each in found.standbys if not each.parted}
     return [name for name in dict.fromkeys(sync.members) if name != candidate and name in here]
-
-
-def _known_sync(plan: FailoverPlan, settled: GroupFacts) -> SyncSet | None:
-    """The primary is gone: what it said itself of its synchronous standbys is in the plan."""
-    known = [each for each in (plan.facts.sync, settled.sync) if each is not None]
-    return max(known, key=lambda each: each.at, default=None)
 
 
 def _needed(plan: FailoverPlan, sync: SyncSet | None) -> int:

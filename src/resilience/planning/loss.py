@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from resilience.model.failover import FailoverPolicy, Loss
 from resilience.model.findings import Finding
-from resilience.model.groups import Fence, Sample, SyncSet
+from resilience.model.groups import Fence, GroupFacts, Sample, SyncSet
+from resilience.model.positions import Position
 from resilience.model.show import as_bytes, as_span, when
 
 from .ancestry import Line, contains
@@ -39,20 +40,30 @@ class Ending:
         return cls(until=max(each.at for each in fences) if proven else None, ends=ends, proven=proven)
 
 
-def last_known_sync(found: Muster, sync: SyncSet | None) -> SyncSet | None:
-    """Return who had to acknowledge a write, as far as anybody knows: now, or by the record."""
-    known = [each for each in (sync, found.sample.sync if found.sample is not None else None) if each is not None]
+def known_sync(sample: Sample | None, *facts: GroupFacts) -> SyncSet | None:
+    """Return who had to acknowledge a write, by the newest of what was recorded and seen, and since when at the latest.
+
+    Until it was seen to be so, another set may have held: that the primary was where it was just then is all one knows.
+    """
+    known = [_since(sample.sync, sample.position)] if sample is not None and sample.sync is not None else []
+    for each in facts:
+        primary = each.member(each.primary)
+        if each.sync is not None:
+            known.append(_since(each.sync, primary.durable if primary is not None else None))
     return max(known, key=lambda each: each.at, default=None)
 
 
+def _since(sync: SyncSet, position: Position | None) -> SyncSet:
+    return sync if sync.since is not None else evolve(sync, since=position)
+
+
 def proof(found: Muster, sync: SyncSet | None) -> Quorum:
-    """Decide who must have every acknowledged write, from what was recorded of the synchronous standbys."""
-    known = last_known_sync(found, sync)
+    """Decide who must have every acknowledged write, from what is known of the synchronous standbys."""
     since = None
-    if known is not None and found.main is not None and found.confirmed:
-        began = Line.up_to(found.main.branches, known.since) if known.since is not None else None
-        since = int(began.end.offset) if began is not None else found.recorded
-    return quorum(known, {each.name: each.has for each in found.standbys if not _shrunk(found, each)}, since=since)
+    if sync is not None and sync.since is not None and found.main is not None and found.confirmed:
+        began = Line.up_to(found.main.branches, sync.since)
+        since = int(began.end.offset) if began is not None else None
+    return quorum(sync, {each.name: each.has for each in found.standbys if not _shrunk(found, each)}, since=since)
 
 
 def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: Ending) -> Loss:

@@ -17,7 +17,7 @@ def _steps(plan: FailoverPlan) -> Iterator[Step]:
     if not plan.facts.elects:
         yield Step(kind="settle", text="the standbys stop receiving and apply all they have")
         yield Step(kind="decide", text="again, within what was confirmed")
-    yield Step(kind="promote", subject=plan.candidate or "", text=_waits(plan.sync, plan.sync_needed))
+    yield Step(kind="promote", subject=plan.candidate or "", text=waits(plan.sync, plan.sync_needed))
     yield from _after(plan)
 
 
@@ -45,7 +45,7 @@ def _after(plan: FailoverPlan) -> Iterator[Step]:
     if plan.kind != "failover" and plan.candidate is not None:
         yield Step(kind="rejoin", subject=plan.primary, text=f"it comes back behind {new}")
         if plan.required_needed:
-            yield Step(kind="require", subject=plan.candidate, text=_waits(plan.required, plan.required_needed))
+            yield Step(kind="require", subject=plan.candidate, text=waits(plan.required, plan.required_needed))
 
 
 def _followers(plan: FailoverPlan) -> Iterator[str]:
@@ -56,7 +56,8 @@ def _followers(plan: FailoverPlan) -> Iterator[str]:
             yield member.name
 
 
-def _waits(members: tuple[str, ...], needed: int) -> str:
+def waits(members: tuple[str, ...], needed: int) -> str:
+    """Say whom a write waits for."""
     if not needed:
         return "a write then waits for no other member"
     return f"a write then waits for {needed} of {', '.join(members)}"

@@ -10,16 +10,20 @@ from typing import ClassVar, Self
 
 from attrs import define, field
 
-from resilience.model.failover import PhaseFloor, Promoted, PromotionOrder
+from resilience.concurrency import finish
+from resilience.model.failover import Divergence, PhaseFloor, Promoted, PromotionOrder
 from resilience.model.groups import GroupFacts
 from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
 from resilience.model.positions import RecoveryPoint
 
 from .failover import following, promoting
+from .failover.beating import beat
+from .failover.divergence import divergence
 from .failover.floor import floor
 from .failover.group import Seen, group_facts, primary_of, upstream_of
 from .failover.members import Members
+from .failover.rejoining import Rejoin
 from .failover.settling import settle
 from .members import PostgresMember
 
@@ -30,6 +34,7 @@ class PostgresPromoter:
 
     It keeps one connection a member: close it with `aclose()`, or use it in `async with`. A member that does not answer
     within `seconds` is one that cannot be reached. Settling and promoting may take `patience` seconds of replay.
+    `restore_command` (PostgreSQL 20.5.4) fetches WAL from the archive for a member that is rewound or has been away.
     """
 
     system: ClassVar[str] = "postgresql"
@@ -38,6 +43,7 @@ class PostgresPromoter:
     given: Sequence[PostgresMember] = field(alias="members", kw_only=True)
     seconds: float = field(default=2.0, kw_only=True)
     patience: float = field(default=60.0, kw_only=True)
+    restore_command: str = field(default="", kw_only=True)
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
     _members: Members = field(init=False, repr=False)
 
@@ -70,6 +76,10 @@ class PostgresPromoter:
         primary = primary_of(seen, self._members.primary)
         return await self._facts(seen, primary, at)
 
+    async def beat(self, primary: str) -> None:
+        """Leave a heartbeat for the standbys; see `Beating.beat`."""
+        await beat(self._members.links[self._members[primary].name], seconds=self.seconds)
+
     async def prepare(self, candidate: str, *, epoch: int) -> None:  # noqa: ARG002  # nothing is changed
         """Write a checkpoint on the primary, and wait until the candidate has what it had; see `Promoter.prepare`."""
         seen = await self._members.look_at_all(operation="prepare")
@@ -95,6 +105,15 @@ class PostgresPromoter:
     async def follow(self, member: str, *, primary: str, epoch: int) -> None:
         """Have a standby receive from the primary; see `Promoter.follow`."""
         await following.follow(self._members, member, primary, epoch=epoch, seconds=self.patience)
+
+    async def divergence(self, member: str, *, primary: str) -> Divergence:
+        """Find out how a member can come back; see `Promoter.divergence`."""
+        return await divergence(self._members, member, primary)
+
+    async def rejoin(self, found: Divergence, *, epoch: int) -> None:
+        """Bring a member back behind the primary; see `Promoter.rejoin`."""
+        rejoin = Rejoin(self._members, epoch=epoch, seconds=self.patience, restore_command=self.restore_command)
+        await finish(rejoin.rejoin(found))
 
     async def require(self, primary: str, *, members: Sequence[str], needed: int, epoch: int) -> None:
         """Set whom the primary waits for; see `Promoter.require`."""

@@ -21,12 +21,13 @@ from .backups import (
 )
 from .common import Named, Opened
 from .drills import Canary, Watching
-from .failovers import Check, Fault, Fencer, Promoter, TrafficSwitch
+from .failovers import Beating, Check, Fault, Fencer, Promoter, TrafficSwitch
 from .storage import Chunks, KeyEncryptionKey, ObjectInfo, ObjectStore, Rehydrating
 
 __all__ = [
     "Archiver",
     "BackupTarget",
+    "Beating",
     "Canary",
     "Capture",
     "Check",

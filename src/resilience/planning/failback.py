@@ -1,0 +1,137 @@
+"""How members that fell out come back behind the primary, and the role with them if that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from datetime import datetime
+
+from attrs import evolve
+
+from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, Loss, PhaseFloor, Step
+from resilience.model.findings import Finding
+from resilience.model.groups import GroupFacts, RouteFacts
+from resilience.model.show import as_bytes
+
+from .loss import known_sync
+from .steps import steps_of, waits
+
+WAYS = {
+    "follow": "it only has to receive again",
+    "rewind": "it is rewound to where the histories parted",
+    "rebuild": "it is made anew from a fresh base",
+}
+
+
+def apart(facts: GroupFacts) -> tuple[str, ...]:
+    """Return the members that do not receive the primary's history now."""
+    return tuple(
+        each.name for each in facts.members if each.name != facts.primary and not (each.reachable and each.receiving)
+    )
+
+
+def plan_failback(
+    facts: GroupFacts,
+    routes: Sequence[RouteFacts],
+    policy: FailoverPolicy,
+    *,
+    divergences: Sequence[Divergence],
+    before: FailoverPlan | None,
+    id: str,
+    epoch: int,
+    now: datetime,
+    to: str | None = None,
+    fenceable: Collection[str] = (),
+    floor: Sequence[PhaseFloor] = (),
+) -> FailoverPlan:
+    """Decide how those that fell out come back; `before` is the failover that they fell out in, if it is known."""
+    current = facts.sync
+    known = known_sync(before.sample, before.facts) if before is not None else None
+    sync = current if current is not None and current.needed else known
+    lasting = to or facts.primary
+    required = tuple(_swapped(sync.members, before, lasting, facts)) if sync is not None and sync.needed else ()
+    plan = FailoverPlan(
+        id=id,
+        group=facts.group,
+        system=facts.system,
+        kind="failback",
+        policy=policy,
+        candidate=to,
+        why=f"{to} was asked for" if to is not None else "",
+        asked=to is not None,
+        primary=facts.primary,
+        epoch=epoch,
+        fences=(facts.primary,) if to is not None and facts.primary else (),
+        required=required,
+        required_needed=min(sync.needed, len(required)) if sync is not None else 0,
+        loss=_loss(divergences),
+        floor=tuple(floor) if to is not None else (),
+        divergences=tuple(divergences),
+        facts=facts,
+        routes=tuple(routes),
+        made_at=now,
+        expires_at=now + policy.valid,
+    )
+    steps = tuple(_steps(plan))
+    return evolve(plan, steps=steps, findings=tuple(_findings(plan, to, fenceable)))
+
+
+def _steps(plan: FailoverPlan) -> Iterator[Step]:
+    for found in plan.divergences:
+        if found.way != "none":
+            yield Step(kind="rejoin", subject=found.member, text=f"behind {plan.primary}: {WAYS[found.way]}")
+    if plan.candidate is not None:
+        yield from steps_of(plan)
+    elif plan.required_needed:
+        yield Step(kind="require", subject=plan.primary, text=waits(plan.required, plan.required_needed))
+
+
+def _loss(divergences: Sequence[Divergence]) -> Loss:
+    """What only those have that come back is given up for good."""
+    gone = [each for each in divergences if each.way in {"rewind", "rebuild"} and each.lost != 0]
+    if not gone:
+        return Loss(kind="nothing", evidence=("nobody has anything that the primary has not",))
+    known = [each.lost for each in gone if each.lost is not None]
+    evidence = [
+        f"{each.member} has {as_bytes(each.lost)} that {each.primary} has not: that is given up" for each in gone
+    ]
+    evidence.append("what of it was acknowledged, the report of the failover says")
+    return Loss(kind="unknown", missing=sum(known) if known else None, evidence=tuple(evidence))
+
+
+def _findings(plan: FailoverPlan, to: str | None, fenceable: Collection[str]) -> Iterator[Finding]:
+    facts = plan.facts
+    yield from facts.findings
+    yield from (finding for route in plan.routes for finding in route.findings)
+    primary = facts.member(plan.primary)
+    if facts.owner:
+        text = f"{facts.owner} brings members back by itself"
+        yield Finding(severity="blocker", subject=facts.owner, text=text, hint=f"leave it to {facts.owner}")
+    if primary is None or not primary.reachable or primary.role != "primary":
+        text = "there is no primary that anybody could come back behind"
+        yield Finding(severity="blocker", subject=plan.primary or "primary", text=text, hint="plan a failover")
+    for each in plan.divergences:
+        if each.way == "none":
+            why = each.why or "nobody can tell how far it has diverged"
+            yield Finding(severity="blocker", subject=each.member, text=why, hint="make it reachable, then plan again")
+    if to is None:
+        if not plan.divergences:
+            yield Finding(
+                severity="blocker", subject=facts.group, text="nobody fell out: there is nothing to bring back"
+            )
+        return
+    if to == plan.primary:
+        yield Finding(severity="blocker", subject=to, text="it is the primary already", hint="name another member")
+    if plan.facts.member(to) is None:
+        yield Finding(severity="blocker", subject=to, text="it is no member of the group", hint="name another member")
+    for name in plan.fences:
+        if name not in fenceable:
+            text = f"nobody can fence {name}, so it cannot hand over"
+            yield Finding(severity="blocker", subject=name, text=text, hint="give the group a fencer for it")
+
+
+def _swapped(members: Sequence[str], before: FailoverPlan | None, primary: str, facts: GroupFacts) -> Iterator[str]:
+    """The members that acknowledged for the old primary, with that one in the place of the one that is primary then."""
+    old = before.primary if before is not None and before.primary != primary else facts.primary
+    for name in dict.fromkeys(old if name == primary else name for name in members):
+        if name != primary and facts.member(name) is not None:
+            yield name

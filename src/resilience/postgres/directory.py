@@ -14,6 +14,7 @@ from attrs.converters import optional
 from attrs.validators import ge, in_
 
 from resilience.concurrency import finish, in_thread
+from resilience.folders import is_empty, write_durably
 from resilience.model.capture import Restored
 from resilience.model.errors import Conflict, Interrupted, Refused, ResilienceError, StorageFailed, Unsupported
 from resilience.model.facts import DestinationFacts
@@ -30,11 +31,11 @@ from .ending import End, Ending
 from .isolation import READY_SECONDS, Isolation, LiveServer
 from .mark import MARK, Mark, unfinished
 from .new_tablespaces import NewTablespaces, open_up
-from .places import Places, is_empty, places_for
+from .places import Places, places_for
 from .recovery import Recovery
 from .tools import Tools
 from .unpacking import Unpacking
-from .untar import PG_CONTROL, FileSystems, write_durably
+from .untar import PG_CONTROL, FileSystems
 from .wal.names import history_name
 from .wal.prefetch import Feeder, order, segments_in
 from .wal.source import WalSource

@@ -17,11 +17,12 @@ from pathlib import Path
 import msgspec
 from attrs import define, field
 
+from resilience.folders import write_durably
 from resilience.model.errors import Conflict, Refused
 from resilience.model.json import from_json, to_json
 
 from .tools import Account
-from .untar import PG_CONTROL, write_durably
+from .untar import PG_CONTROL
 
 MARK = "resilience.restoring"
 AUTO = "postgresql.auto.conf"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from resilience.folders import account_for, existing, is_empty
 from resilience.model.errors import Refused
 from resilience.model.manifests import Manifest
 
@@ -44,7 +45,7 @@ class Places:
 
     def free(self) -> int:
         """Return the bytes that are free where the data directory is, or will be."""
-        status = os.statvfs(_existing(self.data))
+        status = os.statvfs(existing(self.data))
         return status.f_bavail * status.f_frsize
 
     @property
@@ -82,10 +83,10 @@ class Places:
         needed: dict[int, int] = {}
         free: dict[int, int] = {}
         for root, size in self._written(chain):
-            existing = _existing(root)
-            device = existing.stat().st_dev
+            above = existing(root)
+            device = above.stat().st_dev
             needed[device] = needed.get(device, 0) + size
-            status = os.statvfs(existing)
+            status = os.statvfs(above)
             free[device] = status.f_bavail * status.f_frsize
         return min(((needed[device], free[device]) for device in needed), key=lambda pair: pair[1] - pair[0])
 
@@ -135,34 +136,6 @@ def places_for(manifest: Manifest, data: Path, *, tablespaces: Mapping[str, str 
                 f"{one} and {other} lie in one another", operation="restore", subject=manifest.target, hint=_APART
             )
     return Places(data=data, locations=locations, account=account_for(data, owner))
-
-
-def account_for(data: Path, owner: str | None) -> Account | None:
-    """Return whom files and server shall belong to: `owner`, or as root whoever owns the folder; None is ourselves."""
-    if os.geteuid() == 0:
-        return Account.named(owner) if owner else Account.numbered(_existing(data).stat().st_uid)
-    if owner is not None and Account.named(owner).uid != os.geteuid():
-        raise Refused(f"only root can restore for another account, {owner}", operation="restore", subject=str(data))
-    return None
-
-
-def is_empty(folder: Path) -> bool:
-    """Tell whether a folder is empty or absent."""
-    try:
-        return not any(_entries(folder))
-    except FileNotFoundError:
-        return True
-    except NotADirectoryError:
-        return False
-
-
-def _entries(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        yield from (entry.name for entry in entries)
-
-
-def _existing(path: Path) -> Path:
-    return next(up for up in (path, *path.parents) if up.exists())
 
 
 def recorded_tablespaces(manifest: Manifest) -> dict[str, str]:

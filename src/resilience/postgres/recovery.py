@@ -14,6 +14,7 @@ import asyncpg
 from attrs import Factory, define, evolve, field, frozen
 
 from resilience.concurrency import closing, in_thread
+from resilience.folders import write_durably
 from resilience.model.capture import Restored
 from resilience.model.errors import Corrupt, Interrupted, ResilienceError, StorageFailed
 from resilience.model.findings import Finding
@@ -30,7 +31,6 @@ from .isolation import Isolation, Server
 from .lsn import parse_lsn, position
 from .mark import Mark
 from .new_tablespaces import NewTablespaces
-from .untar import write_durably
 from .wal.end import WalEnd
 from .wal.names import segment_name
 from .wal.prefetch import Feeder

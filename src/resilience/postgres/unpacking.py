@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from attrs import define, field
 
 from resilience.concurrency import in_thread
+from resilience.folders import write_durably
 from resilience.model.errors import Corrupt, Refused, StorageFailed
 from resilience.model.manifests import Manifest
 from resilience.primitives import StoredBackup
@@ -16,7 +17,7 @@ from .combining import Combination
 from .mark import MARK, Mark
 from .places import Places
 from .tools import Tools
-from .untar import PG_CONTROL, FileSystems, Untar, walk, write_durably
+from .untar import PG_CONTROL, FileSystems, Untar, walk
 
 # A backup of a standby says that it is one: started, it would wait for a primary instead of ending recovery. And a mark
 # in a backup is not ours.

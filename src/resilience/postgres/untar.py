@@ -150,30 +150,3 @@ class FileSystems:
         """Stop watching."""
         while self._handles:
             os.close(self._handles.popitem()[1])
-
-
-def write_durably(path: Path, data: bytes, account: Account | None, *, mode: int = 0o600) -> None:
-    """Create or replace a file whole or not at all: written aside, synced, renamed, its folder synced."""
-    aside = path.with_name(path.name + ".resilience")
-    handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-        os.fchmod(handle, mode)
-        if account is not None and os.geteuid() == 0:
-            os.fchown(handle, account.uid, account.gid)
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-    aside.rename(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -102,10 +102,20 @@ def _findings(plan: FailoverPlan, to: str | None, fenceable: Collection[str]) ->
     facts = plan.facts
     yield from facts.findings
     yield from (finding for route in plan.routes for finding in route.findings)
-    primary = facts.member(plan.primary)
     if facts.owner:
         text = f"{facts.owner} brings members back by itself"
         yield Finding(severity="blocker", subject=facts.owner, text=text, hint=f"leave it to {facts.owner}")
+    yield from _returning(plan)
+    if to is not None:
+        yield from _given_back(plan, to, fenceable)
+    elif not plan.divergences:
+        text = "nobody fell out: there is nothing to bring back"
+        yield Finding(severity="blocker", subject=facts.group, text=text, hint="name who is to be primary with to=")
+
+
+def _returning(plan: FailoverPlan) -> Iterator[Finding]:
+    """What stands in the way of those that come back."""
+    primary = plan.facts.member(plan.primary)
     if primary is None or not primary.reachable or primary.role != "primary":
         text = "there is no primary that anybody could come back behind"
         yield Finding(severity="blocker", subject=plan.primary or "primary", text=text, hint="plan a failover")
@@ -113,12 +123,10 @@ def _findings(plan: FailoverPlan, to: str | None, fenceable: Collection[str]) ->
         if each.way == "none":
             why = each.why or "nobody can tell how far it has diverged"
             yield Finding(severity="blocker", subject=each.member, text=why, hint="make it reachable, then plan again")
-    if to is None:
-        if not plan.divergences:
-            yield Finding(
-                severity="blocker", subject=facts.group, text="nobody fell out: there is nothing to bring back"
-            )
-        return
+
+
+def _given_back(plan: FailoverPlan, to: str, fenceable: Collection[str]) -> Iterator[Finding]:
+    """What stands in the way of the switchover that follows."""
     if to == plan.primary:
         yield Finding(severity="blocker", subject=to, text="it is the primary already", hint="name another member")
     if plan.facts.member(to) is None:

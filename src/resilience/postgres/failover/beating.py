@@ -15,7 +15,7 @@ begin;
 set local synchronous_commit = local;
 select pg_logical_emit_message(true, '{HEARTBEAT}', '');
 commit
-"""  # noqa: S608  # the name is ours
+"""
 
 
 async def beat(link: Link, *, seconds: float) -> None:

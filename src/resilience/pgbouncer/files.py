@@ -11,8 +11,9 @@ from pathlib import Path
 from attrs import define, frozen
 
 from resilience.model.errors import Refused, RouteMoved
+from resilience.postgres.addresses import Address
 
-from .config import Place, includes, moved, places
+from .config import includes, moved, places
 
 DEPTH = 10
 NEW = ".resilience-new"
@@ -31,7 +32,7 @@ class ConfigFile:
         return self.data.decode(errors="surrogateescape")
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, Address]:
         """Where it says that the databases are."""
         return places(self.text)
 
@@ -98,7 +99,7 @@ class Replacement:
         os.close(self._folder)
 
 
-def replacement(file: ConfigFile, to: Mapping[str, Place], *, subject: str) -> Replacement:
+def replacement(file: ConfigFile, to: Mapping[str, Address], *, subject: str) -> Replacement:
     """Write the new text beside the file, to be put in its place; close it afterwards.
 
     Only one of us does so at a time: RouteMoved says that another is at it. Raises Refused if it cannot be written.

@@ -11,8 +11,8 @@ from attrs import frozen
 
 from resilience.model.errors import Refused
 from resilience.model.findings import Finding
+from resilience.postgres.addresses import DEFAULT_PORT, Address
 
-from .config import DEFAULT_PORT, Place
 from .console import Console, Row
 from .files import ConfigFile, find
 
@@ -27,12 +27,12 @@ class State:
     findings: tuple[Finding, ...] = ()
 
     @property
-    def running(self) -> dict[str, Place]:
+    def running(self) -> dict[str, Address]:
         """Where each database leads."""
-        return {name: Place(row["host"], int(row["port"] or DEFAULT_PORT)) for name, row in self.rows.items()}
+        return {name: Address(row["host"], int(row["port"] or DEFAULT_PORT)) for name, row in self.rows.items()}
 
     @property
-    def written(self) -> dict[str, Place]:
+    def written(self) -> dict[str, Address]:
         """Where the file says that each leads."""
         return {name: place for name, place in self.file.places.items() if name in self.rows}
 

@@ -14,11 +14,12 @@ from resilience.model.errors import Interrupted, Refused, ResilienceError, Route
 from resilience.model.failover import PhaseFloor
 from resilience.model.findings import Finding
 from resilience.model.groups import RouteFacts
+from resilience.model.ids import checked_name
 from resilience.model.show import as_span
+from resilience.postgres.addresses import Address, read_addresses
 from resilience.postgres.arrival import Arrival, answers, arrival, first_arrival
 from resilience.postgres.client import Dsn, parse_dsn
 
-from .config import Place, read_places
 from .console import Console, Row, console, quoted
 from .files import Replacement, replacement
 from .state import State, look
@@ -32,7 +33,7 @@ GRACE_SECONDS = 0.05
 """What is on its way from a server that has died has arrived after this."""
 
 
-@frozen(kw_only=True)
+@frozen
 class PgBouncerSwitch:
     """The lines of a group's `databases` in one PgBouncer on this machine.
 
@@ -51,20 +52,18 @@ class PgBouncerSwitch:
     - Cancelled, a switch that has begun finishes.
     """
 
-    name: str
-    console: Dsn = field(converter=parse_dsn)
-    through: Dsn = field(converter=parse_dsn)
-    databases: Sequence[str]
-    members: Mapping[str, Place] = field(converter=read_places)
-    config: str | Path | None = None
-    patience: float = 1.0
-    deadline: float = 10.0
+    name: str = field(converter=checked_name)
+    console: Dsn = field(converter=parse_dsn, kw_only=True)
+    through: Dsn = field(converter=parse_dsn, kw_only=True)
+    databases: Sequence[str] = field(kw_only=True)
+    members: Mapping[str, Address] = field(converter=read_addresses, kw_only=True)
+    config: str | Path | None = field(default=None, kw_only=True)
+    patience: float = field(default=1.0, kw_only=True)
+    deadline: float = field(default=10.0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not self.databases or "*" in self.databases:
             raise ValueError("databases= must name them; the line of * cannot be switched at once")
-        if len(set(self.members.values())) != len(self.members):
-            raise ValueError("two members are at the same place")
 
     @property
     def system(self) -> str:
@@ -179,7 +178,7 @@ class PgBouncerSwitch:
                 raise Interrupted(text, operation="switch", subject=self.name, hint=hint) from error
         return self._facts(state, reached)
 
-    async def _move(self, opened: Console, state: State, wanted: Mapping[str, Place]) -> None:
+    async def _move(self, opened: Console, state: State, wanted: Mapping[str, Address]) -> None:
         """Lead held clients elsewhere; everything is as it was if it raises anything but Interrupted."""
         new = await in_thread(replacement, state.file, wanted, subject=self.name)
         try:
@@ -201,7 +200,7 @@ class PgBouncerSwitch:
         finally:
             await in_thread(new.close)
 
-    async def _check(self, opened: Console, before: State, wanted: Mapping[str, Place], new: Replacement) -> None:
+    async def _check(self, opened: Console, before: State, wanted: Mapping[str, Address], new: Replacement) -> None:
         """Look whether PgBouncer took it, and go back if not."""
         state = await self._look(opened)
         if state.running == wanted:
@@ -257,7 +256,7 @@ class PgBouncerSwitch:
             details={
                 "databases": {name: str(place) for name, place in state.running.items()},
                 "config": str(state.file.path),
-                "connections": state.connections,
+                **({"connections": state.connections} if state.paused else {}),
                 RETRY: state.settings[RETRY],
                 "query_wait_timeout": state.settings["query_wait_timeout"],
             },

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .dumps.target import PostgresDumpTarget
     from .dumps.validator import PostgresDumpValidator
     from .failover.server import LocalServer
+    from .guard import PrimaryGuard
     from .members import PostgresMember
     from .promoter import PostgresPromoter
+    from .route import MultiHostRoute
     from .scratch import PostgresScratch
     from .target import PostgresTarget
     from .validator import PostgresBackupValidator
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchiverStatus",
     "LocalServer",
+    "MultiHostRoute",
     "PostgresBackupValidator",
     "PostgresDataDirectory",
     "PostgresDumpTarget",
@@ -32,6 +35,7 @@ __all__ = [
     "PostgresScratch",
     "PostgresServer",
     "PostgresTarget",
+    "PrimaryGuard",
     "WalArchiver",
 ]
 
@@ -40,6 +44,7 @@ __getattr__, __dir__ = lazily(
     {
         "ArchiverStatus": "wal.status",
         "LocalServer": "failover.server",
+        "MultiHostRoute": "route",
         "PostgresBackupValidator": "validator",
         "PostgresDataDirectory": "directory",
         "PostgresDumpTarget": "dumps.target",
@@ -49,6 +54,7 @@ __getattr__, __dir__ = lazily(
         "PostgresScratch": "scratch",
         "PostgresServer": "dumps.server",
         "PostgresTarget": "target",
+        "PrimaryGuard": "guard",
         "WalArchiver": "wal.archiver",
     },
 )

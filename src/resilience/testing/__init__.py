@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .logs import LogSuite
     from .memory import MemoryDestination, MemoryTarget
     from .stores import StoreSuite
+    from .switches import SwitchSuite
     from .systems import RoundTripSuite
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "MemoryTarget",
     "RoundTripSuite",
     "StoreSuite",
+    "SwitchSuite",
     "WatchedStore",
     "cancellations",
     "change",
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazily(
         "MemoryTarget": "memory",
         "RoundTripSuite": "systems",
         "StoreSuite": "stores",
+        "SwitchSuite": "switches",
         "WatchedStore": "faults",
         "cancellations": "cancellation",
         "change": "faults",

@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from itertools import chain, repeat
 
 import msgspec
-from attrs import define, field
+from attrs import define
 
 from resilience.concurrency import awaited_in_order, closing, finish
 from resilience.model.errors import AlreadyExists, JournalConflict, ManifestInvalid, ObjectMissing, Unavailable
@@ -38,7 +38,6 @@ class Journal:
 
     store: ObjectStore
     group: str
-    patience: float = field(default=PATIENCE, kw_only=True)
 
     @property
     def prefix(self) -> str:
@@ -114,7 +113,7 @@ class Journal:
 
     async def _append(self, record: Record) -> None:
         key, data = self.key(record.number), [to_json(record)]
-        until = time.monotonic() + self.patience
+        until = time.monotonic() + PATIENCE
         for pause in _pauses():
             try:
                 await self.store.put(key, data)

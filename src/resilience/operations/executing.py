@@ -22,12 +22,13 @@ from resilience.model.errors import (
 )
 from resilience.model.events import Notifier
 from resilience.model.failover import FailoverReport, Outcome, Step, StepDone
+from resilience.model.groups import Sample
 from resilience.model.journal import Record
+from resilience.planning.deciding import decided
 from resilience.planning.failover_report import reported
 from resilience.planning.transitions import FINAL, Execution, State, after, steps
 
 from .checklist import looked
-from .deciding import decided
 from .group import FailoverGroup
 from .steps import Came, Effects
 
@@ -72,7 +73,7 @@ class Engine:
                     raise self._interrupted("it was cancelled")
                 await self.stop("it was cancelled")
                 continue
-            came = await self._carried(self._todo(self.execution)) if state != "settled" else []
+            came = await self._carried(steps(self.execution)) if state != "settled" else []
             await self._recorded(await self._outcome(came))
         return await self._ended()
 
@@ -123,24 +124,27 @@ class Engine:
         if ahead.undoable and self._cancelled.is_set():
             record = evolve(record, stop="it was cancelled")
         elif ahead.state == "settled":
-            decision, order, done = await decided(self.group, ahead, clock=self.clock)
-            record = evolve(record, done=(*record.done, done), decision=decision, order=order)
+            record = self._decided(record, ahead, next((each.sample for _, each in came if each.sample), None))
         return self._intending(record)
+
+    def _decided(self, record: Record, ahead: Execution, sample: Sample | None) -> Record:
+        """Return a record with whom to promote, now that nothing moves any more."""
+        at, began = self.clock(), time.monotonic()
+        decision, order = decided(ahead, sample=sample)
+        done = StepDone(
+            step=Step(kind="decide"),
+            outcome="done" if order is not None else "not done",
+            at=at,
+            seconds=time.monotonic() - began,
+            text="" if order is not None else decision.why,
+        )
+        return evolve(record, done=(*record.done, done), decision=decision, order=order)
 
     def _intending(self, record: Record) -> Record:
         """Return a record with the steps that begin once it is durable; none if this is left to resume()."""
         ahead = after(self.execution, record)
         left = ahead.state == self.execution.state and self._tries + 1 >= TRIES
-        return record if left or ahead.state in FINAL else evolve(record, next=self._todo(ahead))
-
-    def _todo(self, execution: Execution) -> tuple[Step, ...]:
-        """Return what is to be done now; who may have been promoted and does not answer is fenced, if accepted."""
-        order = execution.order
-        again = execution.state == self.execution.state == "in doubt" and execution.number > self.execution.number
-        doubted = execution.state == "in doubt" and (self._tries or again) and execution.terms.accept_data_loss
-        if doubted and order is not None and order.candidate:
-            return (Step(kind="fence", subject=order.candidate, text="it may have been promoted"),)
-        return steps(execution)
+        return record if left or ahead.state in FINAL else evolve(record, next=steps(ahead))
 
     async def _recorded(self, record: Record) -> None:
         """Write a record, and see where that leads; nothing is begun that is not written down."""

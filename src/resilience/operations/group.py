@@ -22,12 +22,12 @@ class FailoverGroup:
 
     name: str = field(validator=lambda _self, _attribute, name: checked_name(name))
     promoter: Promoter = field(kw_only=True)
-    fencers: tuple[Fencer, ...] = field(default=(), converter=tuple, kw_only=True)
-    switches: tuple[TrafficSwitch, ...] = field(default=(), converter=tuple, kw_only=True)
+    fencers: Sequence[Fencer] = field(default=(), kw_only=True)
+    switches: Sequence[TrafficSwitch] = field(default=(), kw_only=True)
     journal: ObjectStore = field(kw_only=True)
     record: ObjectStore | None = field(default=None, kw_only=True)
-    before: Sequence[Check] = field(default=(), converter=tuple, kw_only=True)
-    after: Sequence[Check] = field(default=(), converter=tuple, kw_only=True)
+    before: Sequence[Check] = field(default=(), kw_only=True)
+    after: Sequence[Check] = field(default=(), kw_only=True)
 
     @property
     def samples(self) -> ObjectStore:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from attrs import evolve, frozen
@@ -72,7 +73,7 @@ async def plan_failback(
     """
     seen = await _seen(group, policy=policy, clock=clock)
     names = apart(seen.facts)
-    asked = [_divergence(group, member, seen.facts.primary) for member in names]
+    asked = [partial(_divergence, group, member, seen.facts.primary) for member in names]
     divergences = await _side_by_side(asked)
     return planned_failback(
         seen.facts,
@@ -137,7 +138,7 @@ async def _seen(group: FailoverGroup, *, policy: FailoverPolicy, clock: Callable
     now = clock()
     tasks = (
         asyncio.create_task(group.promoter.survey()),
-        asyncio.create_task(_side_by_side([switch.survey() for switch in group.switches])),
+        asyncio.create_task(_side_by_side([switch.survey for switch in group.switches])),
         asyncio.create_task(Journal(group.journal, group.name).last()),
         asyncio.create_task(last_sample(group.samples, group.name, now=now)),
         asyncio.create_task(_floor(group, policy)),
@@ -167,15 +168,15 @@ async def _seen(group: FailoverGroup, *, policy: FailoverPolicy, clock: Callable
 
 async def _floor(group: FailoverGroup, policy: FailoverPolicy) -> tuple[tuple[PhaseFloor, ...], str]:
     """Return what each phase takes at least, and why that is not known of some."""
-    asked = [_tried(group.promoter.floor()), *(_tried(switch.floor()) for switch in group.switches)]
+    asked = [partial(_tried, each.floor) for each in (group.promoter, *group.switches)]
     (promoter, *switches) = await _side_by_side(asked)
     unknown = "; ".join(why for _, why in (promoter, *switches) if why)
     return floors(policy, promoter[0], [found for found, _ in switches]), unknown
 
 
-async def _tried(floor: Coroutine[object, object, tuple[PhaseFloor, ...]]) -> tuple[tuple[PhaseFloor, ...], str]:
+async def _tried(floor: Callable[[], Awaitable[tuple[PhaseFloor, ...]]]) -> tuple[tuple[PhaseFloor, ...], str]:
     try:
-        return await floor, ""
+        return await floor(), ""
     except ResilienceError as error:
         return (), str(error)
 
@@ -187,8 +188,8 @@ async def _divergence(group: FailoverGroup, member: str, primary: str) -> Diverg
         return Divergence(member=member, primary=primary, way="none", why=str(error))
 
 
-async def _side_by_side(asked: Sequence[Coroutine[object, object, T]]) -> tuple[T, ...]:
-    tasks = [asyncio.create_task(each) for each in asked]
+async def _side_by_side(asked: Sequence[Callable[[], Coroutine[object, object, T]]]) -> tuple[T, ...]:
+    tasks = [asyncio.create_task(each()) for each in asked]
     try:
         return tuple(await asyncio.gather(*tasks))
     finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 from attrs import define, evolve, frozen
 
+from resilience.concurrency import stop_tasks
 from resilience.model.errors import (
     FencingUnproven,
     Interrupted,
@@ -18,14 +20,17 @@ from resilience.model.errors import (
 )
 from resilience.model.failover import Divergence, Promoted, PromotionOrder, Step, StepKind
 from resilience.model.findings import Finding
-from resilience.model.groups import Fence, GroupFacts, RouteFacts
+from resilience.model.groups import Fence, GroupFacts, RouteFacts, Sample
 from resilience.planning.transitions import Execution
 from resilience.primitives import TrafficSwitch
 
 from .group import FailoverGroup
+from .samples import last_sample
 
 HEAVIER = ("none", "follow", "rewind", "rebuild")
 """The ways in which a member comes back; a failback never takes a heavier one than was confirmed."""
+READING = 1.0
+"""Seconds that reading the last sample may take; clients wait meanwhile."""
 
 
 @frozen(kw_only=True)
@@ -36,6 +41,7 @@ class Came:
     fence: Fence | None = None
     route: RouteFacts | None = None
     settled: GroupFacts | None = None
+    sample: Sample | None = None
     promoted: Promoted | None = None
     findings: tuple[Finding, ...] = ()
 
@@ -92,9 +98,14 @@ class Effects:
 
     async def settle(self, _: Step) -> Came:
         """Have the standbys stop receiving, and look at how far each has come."""
-        settled = await self.group.promoter.settle(epoch=self.execution.epoch)
+        settling = asyncio.create_task(self.group.promoter.settle(epoch=self.execution.epoch))
+        reading = asyncio.create_task(self._recorded())
+        try:
+            settled, sample = await asyncio.gather(settling, reading)
+        finally:
+            await stop_tasks([settling, reading])
         standbys = [f"{each.name} at {each.durable}" for each in settled.members if each.role == "standby"]
-        return Came(text=", ".join(standbys), settled=settled)
+        return Came(text=", ".join(standbys), settled=settled, sample=sample)
 
     async def promote(self, _: Step) -> Came:
         """Give the role to whom it was decided to give it; the fences are looked at again first."""
@@ -165,6 +176,14 @@ class Effects:
             if route.held:
                 raise
         return Came(text=str(route), route=route)
+
+    async def _recorded(self) -> Sample | None:
+        """Read what was recorded of the primary last; the plan has what had been recorded until then."""
+        try:
+            async with asyncio.timeout(READING):
+                return (await last_sample(self.group.samples, self.group.name, now=self.clock()))[0]
+        except TimeoutError:
+            return None
 
     async def _order(self) -> PromotionOrder:
         """Return the order in this epoch; where nobody knows what came of it the fences are proven again."""

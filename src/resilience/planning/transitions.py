@@ -80,6 +80,7 @@ TABLE = (
     Row("settled", ("decide",), "decided", "stopping", "stopping", "held"),
     Row("decided", ("promote",), "promoted", "stopping", "in doubt", "in doubt"),
     Row("in doubt", ("promote",), "promoted", "in doubt", "in doubt", "in doubt"),
+    Row("in doubt", ("fence",), "held", "in doubt", "in doubt", "in doubt"),
     Row("promoted", ("switch", "follow"), "switched", "promoted", "promoted", "promoted", optional=_always("follow")),
     Row("switched", ("verify",), "verified", "switched", "switched", "switched"),
     Row("verified", ("rejoin",), "rejoined", "rejoined", "rejoined", "verified", optional=_always("rejoin")),
@@ -101,6 +102,7 @@ class Execution:
 
     `begun` are the steps that were begun and of which nobody has written down what came of them; `touched` all that
     were ever begun. `doubted` may have been promoted though nobody knows: they are never let write again by us.
+    `in_vain`: whoever works on it now has asked for the promotion again, and nobody knows any more than before.
     """
 
     plan: FailoverPlan
@@ -123,6 +125,7 @@ class Execution:
     order: PromotionOrder | None = None
     promoted: Promoted | None = None
     doubted: tuple[str, ...] = ()
+    in_vain: bool = False
     findings: tuple[Finding, ...] = ()
     stop: str = ""
     report: FailoverReport | None = None
@@ -196,7 +199,7 @@ def after(execution: Execution, record: Record) -> Execution:
         report=record.report,
     )
     if record.kind == "taken over":
-        now = evolve(now, state=_taken_over(now.state), resumed=now.resumed + 1)
+        now = evolve(now, state=_taken_over(now.state), resumed=now.resumed + 1, in_vain=False)
     now = _passed_over(_with_outcomes(now, record.done))
     if record.stop and now.undoable:
         now = evolve(now, state="stopping")
@@ -207,8 +210,19 @@ def after(execution: Execution, record: Record) -> Execution:
 
 def steps(execution: Execution) -> tuple[Step, ...]:
     """Return what is to be done in the state that an execution is in."""
+    given_up = _given_up(execution)
+    if given_up:
+        return (Step(kind="fence", subject=given_up, text="it may have been promoted, and does not answer"),)
     rows = rows_of(execution.state)
     return tuple(step for kind in (rows[0].steps if rows else ()) for step in _steps(execution, kind))
+
+
+def _given_up(execution: Execution) -> str:
+    """Return the candidate that may have been promoted, was asked again in vain, and may be fenced and given up."""
+    order, accepted = execution.order, execution.terms.accept_data_loss
+    if execution.state != "in doubt" or not execution.in_vain or not accepted or order is None:
+        return ""
+    return order.candidate or ""
 
 
 def rows_of(state: State) -> tuple[Row, ...]:
@@ -245,7 +259,8 @@ def _with_outcomes(execution: Execution, done: Sequence[StepDone]) -> Execution:
         state = {"done": row.done, "not done": row.failed, "unknown": row.unknown}[came]
         if execution.state == "in doubt" and "fence" in row.steps and came == "done":
             execution = evolve(execution, doubted=(*execution.doubted, *(each.step.subject for each in mine)))
-        execution = _passed_over(evolve(execution, state=state))
+        in_vain = execution.state == state == "in doubt"
+        execution = _passed_over(evolve(execution, state=state, in_vain=in_vain))
     return execution
 
 

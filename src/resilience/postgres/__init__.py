@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .dumps.target import PostgresDumpTarget
     from .dumps.validator import PostgresDumpValidator
     from .failover.server import LocalServer
+    from .fencer import LocalFencer
     from .guard import PrimaryGuard
     from .members import PostgresMember
     from .promoter import PostgresPromoter
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiverStatus",
+    "LocalFencer",
     "LocalServer",
     "MultiHostRoute",
     "PostgresBackupValidator",
@@ -43,6 +45,7 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "ArchiverStatus": "wal.status",
+        "LocalFencer": "fencer",
         "LocalServer": "failover.server",
         "MultiHostRoute": "route",
         "PostgresBackupValidator": "validator",

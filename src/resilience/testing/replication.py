@@ -91,9 +91,7 @@ class TestGroup:
     def members(self) -> tuple[PostgresMember, ...]:
         """The members, for a promoter and fencers on this machine."""
         return tuple(
-            PostgresMember(
-                name, dsn=server.dsn(), server=LocalServer(server.data, bin_dir=server.bin_dir, log=server.log)
-            )
+            PostgresMember(name, dsn=server.dsn(), server=LocalServer(server.data, bin_dir=server.bin_dir))
             for name, server in self.servers.items()
         )
 

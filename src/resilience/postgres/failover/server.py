@@ -21,6 +21,8 @@ STOP_SECONDS = 60.0
 KILL_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.002
 _LOG_LINES = 5
+_PORT, _SOCKET = 3, 4
+"""Which lines of postmaster.pid name these (src/include/utils/pidfile.h)."""
 
 
 def _absolute(path: str | Path) -> Path:
@@ -93,6 +95,7 @@ class LocalServer:
         """
         if await self.running():
             return
+        await self.clear()
         if self.start_with:
             await self._run(self.start_with[0], self.start_with[1:], "start")
             return
@@ -100,8 +103,13 @@ class LocalServer:
         arguments = ["start", "-D", str(self.data), "-l", str(log), "-w", "-t", f"{seconds:.0f}", "-s"]
         async with self.tools.start("pg_ctl", arguments, account=self.account) as running:
             if await running.wait() != 0:
-                words = await in_thread(_last_words, log)
+                words = f"{running.said} {await in_thread(_last_words, log)}".strip()
                 raise Interrupted(f"it did not start: {words}", operation="start", subject=str(self.data))
+
+    async def clear(self) -> None:
+        """Remove the lock files of one that died: its number may be another process's by now. Raises Refused."""
+        await self._check()
+        await in_thread(_clear, self.data)
 
     async def free(self) -> int | None:
         """Return the free bytes of the disk that holds its data; None if nobody can tell."""
@@ -153,6 +161,19 @@ def _stop(data: Path, seconds: float) -> list[int]:
     while (left := processes(data)) and time.monotonic() < deadline:
         time.sleep(LOOK_AGAIN_SECONDS)
     return [each.pid for each in left]
+
+
+def _clear(data: Path) -> None:
+    """Remove postmaster.pid and the lock of the socket that it names, if that is the same server's (miscinit.c)."""
+    lock = data / "postmaster.pid"
+    if processes(data) or not lock.exists():
+        return
+    lines = lock.read_text(errors="replace").splitlines()
+    if len(lines) > _SOCKET and lines[_SOCKET]:
+        socket = Path(lines[_SOCKET]) / f".s.PGSQL.{lines[_PORT]}.lock"
+        if socket.exists() and socket.read_text(errors="replace").split("\n", 1)[0] == lines[0]:
+            socket.unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)
 
 
 def _pids(data: Path) -> list[int]:

@@ -1,0 +1,100 @@
+"""A data directory that is being rewound or rebuilt: nobody starts it meanwhile, and its configuration survives.
+
+pg_rewind and pg_basebackup replace every file, the configuration and the mark of a fence too. So the directory gets a
+mode that PostgreSQL refuses to start with (checkDataDir: no others may enter), and what is the member's own is kept in
+a folder beside it until the end. Whoever finds these after a crash knows that the directory is nothing to rely on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from attrs import frozen
+
+from resilience.folders import sync_folder, write_durably
+from resilience.model.errors import StorageFailed
+from resilience.postgres.mark import AUTO
+
+from .fence_mark import FENCE
+from .server import LocalServer
+
+CLOSED = 0o701
+_OPEN = 0o700
+_OWN = (".conf", ".crt", ".key", ".pem", ".crl", ".log")
+_NOT_OURS = ("postmaster.pid", "postmaster.opts")
+
+
+@frozen
+class Workshop:
+    """The work on one member's data directory."""
+
+    server: LocalServer
+
+    @property
+    def kept(self) -> Path:
+        """Where the member's own files are meanwhile."""
+        return self.server.data.with_name(f"{self.server.data.name}.resilience")
+
+    def unfinished(self) -> bool:
+        """Tell whether somebody began and did not come to the end."""
+        return stat.S_IMODE(self.server.data.stat().st_mode) == CLOSED
+
+    def open(self) -> None:
+        """Keep the member's own files, then close the directory; repeated, what was kept first is kept."""
+        data, account = self.server.data, self.server.account
+        if not self.unfinished():
+            try:
+                shutil.rmtree(self.kept, ignore_errors=True)
+                self.kept.mkdir(mode=0o700)
+                for path in data.iterdir():
+                    if path.is_file() and not path.is_symlink() and _own(path.name):
+                        write_durably(self.kept / path.name, path.read_bytes(), None)
+                sync_folder(self.kept.parent)
+            except OSError as error:
+                what = f"its configuration cannot be kept: {error.strerror}: {error.filename}"
+                raise StorageFailed(what, operation="rejoin", subject=str(data)) from error
+            if account is not None:
+                os.chown(self.kept, account.uid, account.gid)
+        data.chmod(CLOSED)
+
+    def empty(self) -> Path | None:
+        """Remove all that is in the directory; return where its WAL is, if that is elsewhere."""
+        data = self.server.data
+        wal = data / "pg_wal"
+        elsewhere = wal.readlink() if wal.is_symlink() else None
+        for link in _folder(data / "pg_tblspc"):
+            if link.is_symlink():
+                for each in _folder(link.resolve()):
+                    if each.name.startswith("PG_"):
+                        shutil.rmtree(each)
+        for path in [*_folder(data), *(_folder(elsewhere) if elsewhere else [])]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        return elsewhere
+
+    def settings(self) -> bytes:
+        """Return the member's own postgresql.auto.conf as it was."""
+        path = (self.kept if self.unfinished() else self.server.data) / AUTO
+        return path.read_bytes() if path.exists() else b""
+
+    def close(self) -> None:
+        """Put the member's own files back, all but the settings, and let it start again."""
+        data, account = self.server.data, self.server.account
+        for path in self.kept.iterdir():
+            if path.name not in (AUTO, FENCE):
+                write_durably(data / path.name, path.read_bytes(), account)
+        data.chmod(_OPEN)
+        shutil.rmtree(self.kept, ignore_errors=True)
+
+
+def _own(name: str) -> bool:
+    return name not in _NOT_OURS and (name.endswith(_OWN) or name == FENCE)
+
+
+def _folder(path: Path | None) -> list[Path]:
+    return sorted(path.iterdir()) if path is not None and path.is_dir() else []

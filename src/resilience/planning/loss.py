@@ -82,15 +82,15 @@ def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: End
     if missing:
         evidence.append(f"{chosen.name} is at {_at(chosen)}, {as_bytes(missing)} behind what is known to have been")
     doubts = tuple(_doubts(found, ending))
-    bounds = [] if doubts else sorted(_bounds(chosen, found, ending), key=lambda each: each.since, reverse=True)
+    bounds = [] if doubts else list(_bounds(chosen, found))
     if not bounds:
         nobody = () if doubts else (f"no heartbeat has reached {chosen.name}, and no record covers it",)
         return Loss(kind="unknown", missing=missing, evidence=(*evidence, *doubts, *nobody))
-    tightest = min(bounds, key=lambda each: each.span)
+    tightest = max(bounds, key=lambda each: each.since)
     return Loss(
         kind="bounded",
         since=tightest.since,
-        until=tightest.until,
+        until=ending.until,
         missing=missing,
         evidence=(*evidence, *tightest.evidence),
     )
@@ -131,17 +131,11 @@ def exceeds(loss: Loss, confirmed: Loss) -> str:
 @frozen(kw_only=True)
 class _Bound:
     since: datetime
-    until: datetime | None
     evidence: tuple[str, ...]
 
-    @property
-    def span(self) -> timedelta:
-        """How long it is; before anybody is fenced the one that begins last is the shortest."""
-        return timedelta(0) if self.until is None else max(timedelta(0), self.until - self.since)
 
-
-def _bounds(chosen: Standby, found: Muster, ending: Ending) -> Iterator[_Bound]:
-    """Yield what bounds the loss; both times of each by the same clock."""
+def _bounds(chosen: Standby, found: Muster) -> Iterator[_Bound]:
+    """Yield from when on something may be lost, by the clock of those who record and fence."""
     complete_at = chosen.member.complete_at
     if complete_at is not None:
         ahead = _ahead(found.sample)
@@ -151,11 +145,10 @@ def _bounds(chosen: Standby, found: Muster, ending: Ending) -> Iterator[_Bound]:
             if ahead is None
             else f"the primary's clock was {as_span(ahead)} ahead of the recorder's at most"
         )
-        until = None if ending.until is None else ending.until + max(timedelta(0), ahead or timedelta(0))
-        yield _Bound(since=complete_at, until=until, evidence=(text, clocks))
+        yield _Bound(since=complete_at - (ahead or timedelta(0)), evidence=(text, clocks))
     if found.sample is not None and found.recorded is not None and chosen.has >= found.recorded:
         text = f"{chosen.name} has all that {found.primary} had when it was last recorded, at {when(found.sample.at)}"
-        yield _Bound(since=found.sample.at, until=ending.until, evidence=(text,))
+        yield _Bound(since=found.sample.at, evidence=(text,))
 
 
 def _ahead(sample: Sample | None) -> timedelta | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Literal
 
@@ -10,7 +9,6 @@ from attrs import field, frozen
 
 from .failover import FailoverReport, Phase
 from .findings import Finding
-from .json import Json
 from .moments import aware, not_negative, positive
 from .show import Shown, as_span, when
 
@@ -175,17 +173,25 @@ class CanaryFacts(Shown):
 
 @frozen(kw_only=True)
 class DrillRecord(Shown):
-    """What is written down before anything is made to fail: who heals what, if the drill itself dies."""
+    """What is written down before anything is made to fail: who heals what, if the drill itself dies.
+
+    `comes_back`: the member that was struck joins again behind the new primary.
+    """
 
     id: str
     group: str
     fault: str
     canary: str
     clean_up: tuple[str, ...]
+    comes_back: bool = True
     began_at: datetime = field(validator=aware)
     actor: str = ""
     reason: str = ""
-    details: Mapping[str, Json] = field(factory=dict)
+
+    def __str__(self) -> str:
+        who = f" by {self.actor}" if self.actor else ""
+        todo = "; ".join(self.clean_up)
+        return f"drill {self.id} of {self.group} begun at {when(self.began_at)}{who}: {self.fault}; to clean up: {todo}"
 
 
 @frozen(kw_only=True)

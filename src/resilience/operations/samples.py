@@ -47,7 +47,8 @@ class Samples:
         """Return the newest sample there is; None without any. One that cannot be read is passed over."""
         hours = [now + timedelta(hours=1) - timedelta(hours=back) for back in range(HOURS + 1)]
         for prefix in (*(f"{self.prefix}{_folder(hour)}" for hour in hours), self.prefix):
-            keys = [key async for key in self._keys(prefix)]
+            async with closing(self._keys(prefix)) as found:
+                keys = [key async for key in found]
             for key in reversed(keys):
                 if (sample := await self._read(key)) is not None:
                     return sample
@@ -56,14 +57,15 @@ class Samples:
     async def forget(self, *, before: datetime) -> None:
         """Remove what is older, as far as that is allowed: where nothing may be removed, the samples stay."""
         oldest = f"{self.prefix}{_folder(before)}{_name(before)}"
-        async for key in self._keys(self.prefix):
-            if key >= oldest or self._refused:
-                return
-            try:
-                await self.store.delete(key)
-            except Refused as error:
-                self._refused = True
-                logging.getLogger("resilience").info("old samples of %s are kept: %s", self.group, error)
+        async with closing(self._keys(self.prefix)) as keys:
+            async for key in keys:
+                if key >= oldest or self._refused:
+                    return
+                try:
+                    await self.store.delete(key)
+                except Refused as error:
+                    self._refused = True
+                    logging.getLogger("resilience").info("old samples of %s are kept: %s", self.group, error)
 
     async def _keys(self, prefix: str) -> AsyncIterator[str]:
         async with closing(self.store.list(prefix)) as infos:

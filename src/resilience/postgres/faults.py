@@ -24,7 +24,7 @@ from resilience.model.errors import Interrupted, Refused
 from resilience.model.moments import utc_now
 
 from .client import Dsn, parse_dsn, sql
-from .processes import Process, look, postmaster, processes, send
+from .processes import Process, look, postmaster, processes, reap, send
 
 LOOK_AGAIN_SECONDS = 0.002
 DIES_WITHIN_SECONDS = 10.0
@@ -75,6 +75,7 @@ class KilledPostmaster:
         if not await until(gone(server), DIES_WITHIN_SECONDS):
             text = f"process {server.pid} was sent SIGKILL and still runs"
             raise Interrupted(text, operation="inject", subject=self.name)
+        reap([server, *children])
         died = (time.monotonic() - began) * 1000
         await until(gone(*children), LEAVE_WITHIN_SECONDS)
         left = [each.pid for each in children if each.alive]

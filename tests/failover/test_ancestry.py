@@ -26,11 +26,12 @@ def lines(draw: st.DrawFn) -> Line:
 
 def history(line: Line) -> list[str]:
     """Byte for byte, the path of branches that each one was written on."""
-    bytes_, path = [], ""
+    written: list[str] = []
+    path = ""
     for number, branch in enumerate(line.branches):
         path += f"/{branch.name}@{'' if branch.forked_at is None else int(branch.forked_at.offset)}"
-        bytes_ += [path] * (line.leaves(number) - len(bytes_))
-    return bytes_
+        written += [path] * (line.leaves(number) - len(written))
+    return written
 
 
 @settings(max_examples=300, deadline=None)

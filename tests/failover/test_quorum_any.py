@@ -50,7 +50,7 @@ def test_nothing_is_called_lost_only_where_no_pattern_of_acknowledgements_could_
         assert not lost, (members, needed, has, plan.candidate)
     elif to is None and set(members) & set(here):
         assert lost, f"it could have been proven: {members}, {needed}, {has}: {plan.loss}"
-    decision = decide(plan, facts, fences=[fence()], accepted=("data loss",))
+    decision = decide(plan, facts, fences=[fence()], accepted=["data loss"])
     assert decision.loss.kind == plan.loss.kind
 
 
@@ -100,7 +100,7 @@ def test_a_bound_is_never_below_what_was_lost(data: st.DataObject) -> None:
     facts = group(gone(), *standbys)
     plan = planned(facts, recorded=seen, policy=policy, now=died + 1)
     fenced = died + data.draw(st.integers(0, 5))
-    decision = decide(plan, facts, fences=[fence(fenced)], accepted=("data loss",))
+    decision = decide(plan, facts, fences=[fence(fenced)], accepted=["data loss"])
     held = has[decision.candidate or ""]
     lost = commits[held:]
     if decision.loss.kind == "nothing":

@@ -168,7 +168,7 @@ async def _seen(group: FailoverGroup, *, policy: FailoverPolicy, clock: Callable
 
 async def _floor(group: FailoverGroup, policy: FailoverPolicy) -> tuple[tuple[PhaseFloor, ...], str]:
     """Return what each phase takes at least, and why that is not known of some."""
-    asked = [partial(_tried, each.floor) for each in (group.promoter, *group.switches)]
+    asked = [partial(_tried, floor) for floor in (group.promoter.floor, *(each.floor for each in group.switches))]
     (promoter, *switches) = await _side_by_side(asked)
     unknown = "; ".join(why for _, why in (promoter, *switches) if why)
     return floors(policy, promoter[0], [found for found, _ in switches]), unknown

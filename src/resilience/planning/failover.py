@@ -294,7 +294,8 @@ class _Case:
         later = plan.required_needed
         if plan.sync_needed < before:
             until = f"until {plan.primary} is back" if later >= before else "until another standby is there"
-            text = f"after the promotion a write waits for {plan.sync_needed} copies instead of {before}, {until}"
+            copies = "no other member" if not plan.sync_needed else f"{plan.sync_needed} of {', '.join(plan.sync)}"
+            text = f"from the promotion on a write waits for {copies}, and not for {before} as before, {until}"
             yield Finding(severity="warning", subject="synchronous standbys", text=text)
 
     def _routed(self) -> Iterator[Finding]:

@@ -122,7 +122,7 @@ def kept(*servers: TestServer) -> set[tuple[int, int]]:
     return {(int(client), int(number)) for client, _, number in (row.partition("|") for row in rows)}
 
 
-def parent_of(server: TestServer) -> list[int]:
+def processes(server: TestServer) -> list[int]:
     """Return the processes of a server, the postmaster first."""
     first = int((server.data / "postmaster.pid").read_text().split()[0])
     children = subprocess.run(["pgrep", "-P", str(first)], capture_output=True, text=True, check=False).stdout

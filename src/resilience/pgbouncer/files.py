@@ -25,6 +25,7 @@ class ConfigFile:
 
     path: Path
     data: bytes
+    section: str = ""
 
     @property
     def text(self) -> str:
@@ -34,16 +35,22 @@ class ConfigFile:
     @property
     def places(self) -> dict[str, Address]:
         """Where it says that the databases are."""
-        return places(self.text)
+        return places(self.text, self.section)
 
 
 def find(config: Path, databases: Collection[str], *, subject: str) -> ConfigFile:
     """Return the file, this one or one that it includes, that has the lines of all these databases.
 
-    A relative %include is looked for beside the file that has it. Raises Refused; so that all lines change at once,
-    they have to be in one file.
+    A relative %include is looked for beside the file that has it; one that cannot be read is passed over. Raises
+    Refused; so that all lines change at once, they have to be in one file.
     """
-    found = [file for file in _read(config, subject, DEPTH) if not file.places.keys().isdisjoint(databases)]
+    read = _read(config, "databases", DEPTH)  # a file that is included may begin with lines
+    try:
+        found = [file for file in read if not file.places.keys().isdisjoint(databases)]
+    except OSError as error:
+        text = f"{config} cannot be read: {error.strerror}"
+        hint = "run this where PgBouncer runs, as somebody who may read it"
+        raise Refused(text, operation="switch", subject=subject, hint=hint) from error
     if not found:
         text = f"{config} has no line for {', '.join(sorted(databases))}"
         raise Refused(text, operation="switch", subject=subject, hint="name the file that has it, with config=")
@@ -56,17 +63,13 @@ def find(config: Path, databases: Collection[str], *, subject: str) -> ConfigFil
     return found[0]
 
 
-def _read(path: Path, subject: str, depth: int) -> Iterator[ConfigFile]:
-    try:
-        real = path.resolve(strict=True)  # the file itself is replaced, not a link that leads to it
-        file = ConfigFile(real, real.read_bytes())
-    except OSError as error:
-        text = f"{path} cannot be read: {error.strerror}"
-        hint = "run this where PgBouncer runs, as somebody who may read it"
-        raise Refused(text, operation="switch", subject=subject, hint=hint) from error
+def _read(path: Path, section: str, depth: int) -> Iterator[ConfigFile]:
+    real = path.resolve(strict=True)  # the file itself is replaced, not a link that leads to it
+    file = ConfigFile(real, real.read_bytes(), section)
     yield file
-    for name in includes(file.text) if depth else []:
-        yield from _read(real.parent / name, subject, depth - 1)
+    for name, inside in includes(file.text, section) if depth else []:
+        with suppress(OSError):
+            yield from _read(real.parent / name, inside, depth - 1)
 
 
 @define
@@ -77,6 +80,7 @@ class Replacement:
     subject: str
     _folder: int
     _new: Path
+    there: bool = False
 
     def put(self) -> None:
         """Put it in the file's place, if that is as it was read. Raises RouteMoved."""
@@ -84,6 +88,7 @@ class Replacement:
             text = f"{self.file.path} was changed by somebody else meanwhile"
             raise RouteMoved(text, operation="switch", subject=self.subject)
         self._new.replace(self.file.path)
+        self.there = True
         os.fsync(self._folder)
 
     def undo(self) -> None:
@@ -108,7 +113,7 @@ def replacement(file: ConfigFile, to: Mapping[str, Address], *, subject: str) ->
     new = file.path.with_name(f".{file.path.name}{NEW}")
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _write(new, moved(file.text, to).encode(errors="surrogateescape"), like=file.path)
+        _write(new, moved(file.text, to, file.section).encode(errors="surrogateescape"), like=file.path)
     except BlockingIOError:
         os.close(folder)
         raise RouteMoved(f"another switch is at {file.path}", operation="switch", subject=subject) from None

@@ -188,10 +188,12 @@ class PgBouncerSwitch:
                 if state.written != wanted:
                     await in_thread(new.put)
                 await opened.ask("RELOAD")
-                await self._check(opened, state, wanted, new)
+                if (await self._look(opened)).running != wanted:
+                    # RELOAD succeeds whatever is wrong with the file, and takes what comes before that.
+                    text, hint = f"PgBouncer does not take what {state.file.path} says", "its log says why"
+                    raise Refused(text, operation="switch", subject=self.name, hint=hint)
             except (RouteMoved, Refused):
-                if not state.held:
-                    await self._resume(opened)
+                await self._go_back(opened, state, new)
                 raise
             await self._cut(opened, state)
         except Unavailable as error:
@@ -200,16 +202,17 @@ class PgBouncerSwitch:
         finally:
             await in_thread(new.close)
 
-    async def _check(self, opened: Console, before: State, wanted: Mapping[str, Address], new: Replacement) -> None:
-        """Look whether PgBouncer took it, and go back if not."""
-        state = await self._look(opened)
-        if state.running == wanted:
-            return
-        if before.written != wanted:
+    async def _go_back(self, opened: Console, before: State, new: Replacement) -> None:
+        """Have everything as it was."""
+        if new.there:
             await in_thread(new.undo)
             await opened.ask("RELOAD")
-        text = f"PgBouncer does not take what {state.file.path} says"
-        raise Refused(text, operation="switch", subject=self.name, hint="its log says why")
+        now = await self._look(opened)
+        if now.running != before.running:
+            text, hint = f"PgBouncer takes neither what {now.file.path} says nor what it said", "its log says why"
+            raise Interrupted(text, operation="switch", subject=self.name, hint=hint)
+        if not before.held:
+            await self._resume(opened)
 
     async def _cut(self, opened: Console, before: State) -> None:
         """Wait for the last connections to the old server, then cut them off: they take up places of the pool."""

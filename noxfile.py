@@ -72,6 +72,14 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session
+def failover(session: nox.Session) -> None:
+    """Kill the primary of two real PostgreSQL servers while it is written to, fail over, bring it back."""
+    install(session)
+    install_postgresql(session, NEWEST)
+    session.run("python", "examples/failover.py", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")

@@ -14,7 +14,7 @@ from resilience.model.errors import Unreachable
 from resilience.model.failover import FailoverPlan, FailoverPolicy, FailoverReport
 from resilience.operations.failover import failover
 from resilience.operations.group import FailoverGroup
-from resilience.operations.plan_failover import planned
+from resilience.operations.plan_failover import plan_failback, planned
 from resilience.operations.samples import Samples
 from resilience.planning.failover import PlannedKind
 from resilience.planning.transitions import Execution, folded
@@ -136,6 +136,10 @@ class Stage:
         """Plan as the verbs do."""
         policy = FailoverPolicy(max_loss=max_loss)
         return await planned(self.group, kind=kind, policy=policy, to=to, clock=self.world.clock)
+
+    async def failback_plan(self, to: str | None) -> FailoverPlan:
+        """Plan to bring back who fell out."""
+        return await plan_failback(self.group, to=to, clock=self.world.clock)
 
     async def fail_over(
         self, plan: FailoverPlan, *, accept_split_brain: bool = False, accept_data_loss: bool = False

@@ -105,11 +105,36 @@ class PhaseFloor(Shown):
     """The least time that one phase takes by live settings, and the arithmetic."""
 
     phase: Phase
-    seconds: float
+    seconds: float = field(converter=float)  # or a plan would have another code once it has been JSON
     why: str
 
     def __str__(self) -> str:
         return f"{self.phase} {as_span(self.seconds)}: {self.why}"
+
+
+@frozen(kw_only=True)
+class RtoBudget(Shown):
+    """How long a failover takes at least, phase by phase, beside how long it may take (None: nobody said)."""
+
+    group: str
+    floor: tuple[PhaseFloor, ...]
+    objective: timedelta | None = field(default=None, validator=positive)
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """The least time it takes, from the failure on."""
+        return sum(each.seconds for each in self.floor)
+
+    @property
+    def possible(self) -> bool:
+        """Whether the objective can be met at all, with everything going well."""
+        return self.objective is None or self.seconds <= self.objective.total_seconds()
+
+    def __str__(self) -> str:
+        allowed = f", of {as_span(self.objective)} at most" if self.objective is not None else ""
+        head = f"a failover of {self.group} takes at least {as_span(self.seconds)}{allowed}"
+        return "\n  ".join([head, *map(str, self.floor), *map(str, self.findings)])
 
 
 @frozen(kw_only=True)
@@ -233,6 +258,7 @@ class FailoverPlan(Shown):
 
     def __str__(self) -> str:
         lines = [f"{self.kind} of {self.group} {self._way()}"]
+        lines += map(str, self.facts.sightings)
         lines += [f"because {self.why}"] if self.why else []
         lines += [f"{number}. {step}" for number, step in enumerate(self.steps, 1)]
         lines += [str(self.loss), *(f"  {each}" for each in self.loss.evidence)]
@@ -275,6 +301,11 @@ class Decision(Shown):
         """Why nobody is promoted."""
         return standing(self.findings)
 
+    def __str__(self) -> str:
+        head = f"{self.candidate or 'nobody'} is promoted: {self.why}"
+        lost = [str(self.loss), *(f"  {each}" for each in self.loss.evidence)]
+        return "\n  ".join([head, *lost, *map(str, self.findings)])
+
 
 @frozen(kw_only=True)
 class StepDone(Shown):
@@ -285,6 +316,11 @@ class StepDone(Shown):
     at: datetime = field(validator=aware)
     seconds: float
     text: str = ""
+
+    def __str__(self) -> str:
+        name = " ".join(filter(None, [self.step.kind, self.step.subject]))
+        came = f"{name}: {self.outcome}, {self.seconds:.3f} s"
+        return f"{came}: {self.text}" if self.text else came
 
 
 @frozen(kw_only=True)
@@ -321,3 +357,21 @@ class FailoverReport(Shown):
     def seconds(self) -> float:
         """From the decision to the end."""
         return (self.ended_at - self.began_at).total_seconds()
+
+    @property
+    def rto(self) -> float | None:
+        """Seconds from the failure until the new primary was proven to serve; None if nobody told when it failed."""
+        phases = dict(self.phases)
+        return sum(phases.values()) if "detection" in phases else None
+
+    def __str__(self) -> str:
+        way = f"from {self.plan.primary or 'nobody known'} to {self.primary}" if self.promoted else f"of {self.primary}"
+        head = f"{self.kind} of {self.group} {way}: {self.ending} in {self.seconds:.3f} s, epoch {self.epoch}"
+        lines = [head, *([f"because: {self.why}"] if self.why else [])]
+        lines += [f"cause: {self.cause}"] if self.cause else []
+        lines += [f"by {self.actor or 'somebody'}: {self.reason or 'no reason was given'}"]
+        lines += [f"taken over {self.resumed} times"] if self.resumed else []
+        lines += [f"{each.at:%H:%M:%S}.{each.at.microsecond // 1000:03d}  {each}" for each in self.steps]
+        lines += [str(self.loss), *(f"  {each}" for each in self.loss.evidence)] if self.promoted else []
+        lines += [", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in self.phases)] if self.phases else []
+        return "\n  ".join([*lines, *map(str, self.findings)])

@@ -79,10 +79,9 @@ class Record(Shown):
 
     def __str__(self) -> str:
         lines = [self._head()]
-        lines += [f"{_name(each.step)}: {each.outcome} after {each.seconds:.3f} s{_text(each)}" for each in self.done]
-        lines += map(str, self.fences)
+        lines += map(str, self.done)
         if self.decision is not None:
-            lines.append(f"decided: {self.decision.candidate or 'nobody'}: {self.decision.why}; {self.decision.loss}")
+            lines += [str(self.decision.loss)]
             lines += map(str, self.decision.findings)
         lines += map(str, self.findings)
         lines += [f"to be undone: {self.stop}"] if self.stop else []
@@ -107,7 +106,3 @@ class Record(Shown):
 
 def _name(step: Step) -> str:
     return " ".join(filter(None, [step.kind, step.subject]))
-
-
-def _text(done: StepDone) -> str:
-    return f": {done.text}" if done.text else ""

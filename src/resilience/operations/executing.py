@@ -105,7 +105,8 @@ class Engine:
         except asyncio.CancelledError:
             outcome, text = "unknown", "it was cancelled"
         except Exception as error:  # noqa: BLE001  # whatever it is, it is written down
-            outcome = "not done" if isinstance(error, Refused | RouteMoved) else "unknown"
+            moved = isinstance(error, RouteMoved) and step.kind != "promote"
+            outcome = "not done" if moved or isinstance(error, Refused) else "unknown"
             text = str(error) if isinstance(error, ResilienceError) else f"{type(error).__name__}: {error}"
         return StepDone(step=step, outcome=outcome, at=at, seconds=time.monotonic() - began, text=text), came
 
@@ -136,7 +137,7 @@ class Engine:
             outcome="done" if order is not None else "not done",
             at=at,
             seconds=time.monotonic() - began,
-            text="" if order is not None else decision.why,
+            text=decision.why,
         )
         return evolve(record, done=(*record.done, done), decision=decision, order=order)
 

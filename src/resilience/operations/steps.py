@@ -13,6 +13,7 @@ from resilience.model.errors import (
     FencingUnproven,
     Interrupted,
     NotFollowing,
+    Refused,
     RouteMoved,
     StalePlan,
     TimedOut,
@@ -94,7 +95,7 @@ class Effects:
             evidence = f"accepted by {self.actor or 'whoever began this'} though {error}"
             at = self.clock()
             fence = Fence(member=step.subject, kind="waived", epoch=epoch, at=at, evidence=evidence)
-        return Came(fence=fence)
+        return Came(text=f"{fence.kind}: {fence.evidence}", fence=fence)
 
     async def settle(self, _: Step) -> Came:
         """Have the standbys stop receiving, and look at how far each has come."""
@@ -109,7 +110,12 @@ class Effects:
 
     async def promote(self, _: Step) -> Came:
         """Give the role to whom it was decided to give it; the fences are looked at again first."""
-        promoted = await self.group.promoter.promote(await self._order())
+        order = await self._order()
+        try:
+            promoted = await self.group.promoter.promote(order)
+        except Refused as error:
+            await self._still_standby(order.candidate, error)
+            raise
         left = f", which left the old history at {promoted.forked_at}" if promoted.forked_at else ""
         text = f"{promoted.primary} takes writes at {promoted.point.position}{left}"
         return Came(text=text, promoted=promoted, findings=promoted.findings)
@@ -193,6 +199,14 @@ class Effects:
             return evolve(order, epoch=epoch)
         again = [await self._proven(each.member) if each.kind == "proven" else each for each in order.fences]
         return evolve(order, epoch=epoch, fences=tuple(again))
+
+    async def _still_standby(self, candidate: str | None, error: Refused) -> None:
+        """Raise Interrupted unless a candidate that refused is seen to be a standby: all is undone only after that."""
+        facts = await self.group.promoter.survey()
+        member = facts.member(candidate or "")
+        if member is None or not member.reachable or member.role != "standby" or member.writable:
+            text = f"nobody sees that it is still a standby, and yet: {error}"
+            raise Interrupted(text, operation="promote", subject=candidate or self.group.name) from error
 
     async def _proven(self, member: str) -> Fence:
         fencer = self.group.fencer(member)

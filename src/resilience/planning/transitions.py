@@ -202,9 +202,7 @@ def after(execution: Execution, record: Record) -> Execution:
         now = evolve(now, state=_taken_over(now.state), resumed=now.resumed + 1, in_vain=False)
     now = _passed_over(_with_outcomes(now, record.done))
     if record.stop and now.undoable:
-        now = evolve(now, state="stopping")
-    if record.stop or now.state == "stopping":
-        now = _passed_over(evolve(now, stop=record.stop or now.stop or _why(record.done)))
+        now = _passed_over(evolve(now, state="stopping", stop=record.stop))
     return _intending(now, record.next)
 
 
@@ -260,7 +258,8 @@ def _with_outcomes(execution: Execution, done: Sequence[StepDone]) -> Execution:
         if execution.state == "in doubt" and "fence" in row.steps and came == "done":
             execution = evolve(execution, doubted=(*execution.doubted, *(each.step.subject for each in mine)))
         in_vain = execution.state == state == "in doubt"
-        execution = _passed_over(evolve(execution, state=state, in_vain=in_vain))
+        stop = _why(mine) if state == "stopping" else execution.stop
+        execution = _passed_over(evolve(execution, state=state, in_vain=in_vain, stop=stop))
     return execution
 
 

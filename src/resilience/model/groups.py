@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -60,6 +60,13 @@ class MemberFacts(Shown):
         return f"{self.name}: {self.role} at {self.durable}{receives}"
 
 
+def some_of(members: Sequence[str], needed: int) -> str:
+    """Write for a person who has to have a write: `b`, `b and c`, `1 of b, c`, `no other member`."""
+    if not needed:
+        return "no other member"
+    return " and ".join(members) if needed >= len(members) else f"{needed} of {', '.join(members)}"
+
+
 @frozen(kw_only=True)
 class SyncSet(Shown):
     """Who must have a write before it is acknowledged: `needed` of `members`, any of them or the first that are there.
@@ -78,7 +85,7 @@ class SyncSet(Shown):
         source = "as recorded at" if self.recorded else "as of"
         if not self.needed:
             return f"no synchronous standby, {source} {when(self.at)}"
-        return f"{self.needed} of {', '.join(self.members)}, {source} {when(self.at)}"
+        return f"{some_of(self.members, self.needed)}, {source} {when(self.at)}"
 
 
 @frozen(kw_only=True)

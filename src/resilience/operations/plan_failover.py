@@ -13,14 +13,14 @@ from attrs import evolve, frozen
 from resilience.concurrency import stop_tasks
 from resilience.journal import Journal
 from resilience.model.errors import ResilienceError
-from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, PhaseFloor
+from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, PhaseFloor, RtoBudget
 from resilience.model.findings import Finding
 from resilience.model.groups import GroupFacts, RouteFacts, Sample
 from resilience.model.ids import new_id
 from resilience.model.journal import Record
 from resilience.model.moments import utc_now
 from resilience.planning import failover as planning
-from resilience.planning.budget import floors
+from resilience.planning.budget import floors, over_budget
 from resilience.planning.failback import apart
 from resilience.planning.failback import plan_failback as planned_failback
 from resilience.planning.failover import PlannedKind
@@ -88,6 +88,19 @@ async def plan_failback(
         fenceable=group.fenceable,
         floor=seen.floor,
     )
+
+
+async def rto_budget(group: FailoverGroup, *, policy: FailoverPolicy = NO_LOSS) -> RtoBudget:
+    """Return how long a failover takes at least by live settings, held against the policy's objective; in peace.
+
+    What of it is not known, since a member or a route does not answer, is a finding.
+    """
+    floor, unknown = await _floor(group, policy)
+    findings = list(over_budget(floor, policy))
+    findings += (
+        [Finding(severity="warning", subject="RTO", text=f"not all of it is known: {unknown}")] if unknown else []
+    )
+    return RtoBudget(group=group.name, floor=floor, objective=policy.rto, findings=tuple(findings))
 
 
 async def planned(

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from attrs import evolve
 
+from resilience.model.diagnosis import worst_first
 from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, Loss, PhaseFloor, Step
 from resilience.model.findings import Finding
 from resilience.model.groups import GroupFacts, RouteFacts
@@ -72,7 +73,7 @@ def plan_failback(
         expires_at=now + policy.valid,
     )
     steps = tuple(_steps(plan))
-    return evolve(plan, steps=steps, findings=tuple(_findings(plan, to, fenceable)))
+    return evolve(plan, steps=steps, findings=worst_first(_findings(plan, to, fenceable)))
 
 
 def _steps(plan: FailoverPlan) -> Iterator[Step]:
@@ -80,7 +81,8 @@ def _steps(plan: FailoverPlan) -> Iterator[Step]:
         if found.way != "none":
             yield Step(kind="rejoin", subject=found.member, text=f"behind {plan.primary}: {WAYS[found.way]}")
     if plan.candidate is not None:
-        yield from steps_of(plan)
+        receiving = [each.name for each in plan.facts.members if each.receiving and each.name != plan.candidate]
+        yield from steps_of(plan, followers=receiving)
     elif plan.required_needed:
         yield Step(kind="require", subject=plan.primary, text=waits(plan.required, plan.required_needed))
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
+from resilience.model.diagnosis import worst_first
 from resilience.model.failover import (
     Accepted,
     Decision,
@@ -18,7 +19,7 @@ from resilience.model.failover import (
     standing,
 )
 from resilience.model.findings import Finding
-from resilience.model.groups import Fence, GroupFacts, RouteFacts, Sample, SyncSet
+from resilience.model.groups import Fence, GroupFacts, RouteFacts, Sample, SyncSet, some_of
 
 from .budget import over_budget
 from .candidates import Muster, Standby, best, muster
@@ -84,8 +85,8 @@ def plan_failover(
     if kind == "switchover" and candidate is not None:
         required, needed = case.sync_with_both(candidate)
         plan = evolve(plan, required=required, required_needed=needed)
-    steps = steps_of(plan) if candidate is not None or facts.elects else ()
-    return evolve(plan, steps=steps, findings=tuple(case.findings(chosen, plan, now)))
+    steps = steps_of(plan, followers=case.followers(candidate)) if candidate is not None or facts.elects else ()
+    return evolve(plan, steps=steps, findings=worst_first(case.findings(chosen, plan, now)))
 
 
 def decide(
@@ -199,6 +200,11 @@ class _Case:
         known = [name for name in dict.fromkeys(swapped) if self.facts.member(name) is not None]
         return tuple(known), min(self.sync.needed, len(known))
 
+    def followers(self, candidate: str | None) -> tuple[str, ...]:
+        """Return the standbys that can follow the new primary as they are."""
+        there = [] if self.facts.elects else self.found.standbys
+        return tuple(each.name for each in there if not each.parted and each.has and each.name != candidate)
+
     def findings(self, chosen: Standby | None, plan: FailoverPlan, now: datetime) -> Iterator[Finding]:
         """Yield what stands in the way, and what a person should know."""
         yield from self.facts.findings
@@ -258,7 +264,7 @@ class _Case:
             hint = "plan a switchover; or, if it must go, a failover with witnesses=0"
             yield _blocker(name or "primary", text, hint)
         if len(dead) < needed:
-            who = f", by {', '.join(each.vantage for each in dead)}" if dead else ""
+            who = f" ({', '.join(each.vantage for each in dead)})" if dead else ""
             text = f"it was seen dead from {len(dead)} of {needed} vantage points{who}"
             hint = "look from another place, or name how many are enough with witnesses="
             yield _blocker(name or "primary", text, hint)
@@ -294,8 +300,8 @@ class _Case:
         later = plan.required_needed
         if plan.sync_needed < before:
             until = f"until {plan.primary} is back" if later >= before else "until another standby is there"
-            copies = "no other member" if not plan.sync_needed else f"{plan.sync_needed} of {', '.join(plan.sync)}"
-            text = f"from the promotion on a write waits for {copies}, and not for {before} as before, {until}"
+            then = some_of(plan.sync, plan.sync_needed)
+            text = f"from the promotion on a write waits for {then}, and not for {before} as before, {until}"
             yield Finding(severity="warning", subject="synchronous standbys", text=text)
 
     def _routed(self) -> Iterator[Finding]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from resilience.model.failover import FailoverPlan, Step
+from resilience.model.groups import some_of
 
 
-def steps_of(plan: FailoverPlan) -> tuple[Step, ...]:
-    """Return what carrying out a plan takes, step by step."""
-    return tuple(_steps(plan))
+def steps_of(plan: FailoverPlan, *, followers: Sequence[str] = ()) -> tuple[Step, ...]:
+    """Return what carrying out a plan takes, step by step; `followers` are the standbys that can follow the new one."""
+    return tuple(_steps(plan, followers))
 
 
-def _steps(plan: FailoverPlan) -> Iterator[Step]:
+def _steps(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
     yield from _before(plan)
     if not plan.facts.elects:
         yield Step(kind="settle", text="the standbys stop receiving and apply all they have")
         yield Step(kind="decide", text="again, within what was confirmed")
     yield Step(kind="promote", subject=plan.candidate or "", text=waits(plan.sync, plan.sync_needed))
-    yield from _after(plan)
+    yield from _after(plan, followers)
 
 
 def _before(plan: FailoverPlan) -> Iterator[Step]:
@@ -34,12 +35,12 @@ def _before(plan: FailoverPlan) -> Iterator[Step]:
         yield Step(kind="fence", subject=member, text=text)
 
 
-def _after(plan: FailoverPlan) -> Iterator[Step]:
+def _after(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
     new = plan.candidate or "whom it elects"
     for route in plan.routes:
         found = "clients find it by themselves" if route.follows else "clients go on there"
         yield Step(kind="switch", subject=route.route, text=f"to {new}; {found}")
-    for name in _followers(plan):
+    for name in followers:
         yield Step(kind="follow", subject=name, text=f"it receives from {new}; beside the switch")
     yield Step(kind="verify", subject=plan.candidate or "", text="a mark is written and read back")
     if plan.kind != "failover" and plan.candidate is not None:
@@ -48,16 +49,6 @@ def _after(plan: FailoverPlan) -> Iterator[Step]:
             yield Step(kind="require", subject=plan.candidate, text=waits(plan.required, plan.required_needed))
 
 
-def _followers(plan: FailoverPlan) -> Iterator[str]:
-    if plan.facts.elects:
-        return
-    for member in plan.facts.members:
-        if member.reachable and member.role == "standby" and member.name not in (plan.candidate, plan.primary):
-            yield member.name
-
-
 def waits(members: tuple[str, ...], needed: int) -> str:
     """Say whom a write waits for."""
-    if not needed:
-        return "a write then waits for no other member"
-    return f"a write then waits for {needed} of {', '.join(members)}"
+    return f"a write then waits for {some_of(members, needed)}"

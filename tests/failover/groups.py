@@ -75,6 +75,7 @@ SEEN_DEAD = (
     Sighting(vantage="here", alive=False, text="connection refused"),
     Sighting(vantage="b", alive=False, text="its WAL receiver gets no connection; the primary does not answer it"),
 )
+ALIVE = (Sighting(vantage="here", alive=True, text="it answered in 0.002 s"),)
 
 
 def group(

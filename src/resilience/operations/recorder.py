@@ -41,6 +41,7 @@ class StateRecorder:
     _samples: Samples = field(init=False, repr=False)
     _writer: str = field(factory=lambda: secrets.token_hex(4), init=False, repr=False)
     _watch: Watch = field(factory=Watch, init=False, repr=False)
+    _missed: str = field(default="", init=False, repr=False)
     _tidied: datetime | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -53,7 +54,7 @@ class StateRecorder:
         while True:
             try:
                 await self.once()
-                self.problem = ""
+                self.problem = self._missed
             except ResilienceError as error:
                 self._watch = Watch()  # nobody saw what held meanwhile
                 self._complain(error)
@@ -81,10 +82,12 @@ class StateRecorder:
         primary = facts.member(facts.primary)
         alive = primary is not None and primary.reachable and primary.role == "primary"
         if alive and isinstance(self.group.promoter, Beating):
+            self._missed = ""
             try:
                 await self.group.promoter.beat(facts.primary)
             except ResilienceError as error:  # what was seen is worth being recorded without it
                 self._complain(error)
+                self._missed = str(error)
         return facts
 
     async def _tidy(self, now: datetime) -> None:

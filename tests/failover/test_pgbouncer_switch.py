@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from resilience.model.errors import Interrupted, Refused, RouteMoved, Unreachable
+from resilience.model.errors import Interrupted, Refused, RouteMoved, TimedOut, Unreachable, Unsupported
 from resilience.pgbouncer.console import Console, console
 from resilience.postgres.client import Dsn
 from resilience.testing.pgbouncer import TestPgBouncer
-from resilience.testing.postgres import TestServer
+from resilience.testing.postgres import TestServer, owned_folder
+from resilience.testing.replication import running_group
 
 from ..conftest import NewServer
 from .conftest import NewPgBouncer
@@ -269,11 +273,52 @@ async def test_a_switch_to_a_server_that_is_down_says_that_nothing_arrives(
 
 
 async def test_a_route_that_leads_to_a_standby_says_that_it_takes_no_writes(
-    new_pgbouncer: NewPgBouncer, pair: dict[str, TestServer], old: TestServer
+    new_pgbouncer: NewPgBouncer, session_folder: Path, postgres_bin: Callable[[int], Path]
 ) -> None:
-    old.psql("alter system set default_transaction_read_only = on")
-    old.psql("select pg_reload_conf()")
+    folder = owned_folder(Path(tempfile.mkdtemp(prefix="standby-", dir=session_folder)))
+    with running_group(folder / "group", postgres_bin(16)) as group:
+        bouncer = new_pgbouncer({"orders": line(group.primary)})
+        switch, standby = switch_of(bouncer, group.servers), group.servers["b"]
+        before = await switch.survey()
+        facts = await switch.switch("b", expected=before.version)
+        assert facts.instance == instance(standby) != before.instance
+        assert facts.writable is False and (await switch.survey()).writable is False
+        standby.run("pg_ctl", "-D", str(standby.data), "promote", "-w")
+        promoted = await switch.switch("b", expected=before.version)
+        assert promoted.writable and promoted.instance == facts.instance, "the same run of the same server"
+
+
+async def test_a_file_that_cannot_be_replaced_is_refused_before_anything(
+    new_pgbouncer: NewPgBouncer, pair: dict[str, TestServer]
+) -> None:
     bouncer = new_pgbouncer({"orders": line(pair["a"])})
-    switch = switch_of(bouncer, {"a": pair["a"], "old": old})
-    facts = await switch.switch("old", expected=(await switch.survey()).version)
-    assert facts.instance == instance(old) and facts.writable is False
+    switch, text = switch_of(bouncer, pair), bouncer.config.read_text()
+    before = await switch.survey()
+    in_the_way = bouncer.folder / ".pgbouncer.ini.resilience-new"
+    in_the_way.mkdir()
+    with pytest.raises(Refused, match="cannot be written.*replaced whole"):
+        await switch.switch("b", expected=before.version)
+    in_the_way.rmdir()
+    locked = os.open(bouncer.folder, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_EX)
+    with pytest.raises(RouteMoved, match="another switch is at"):
+        await switch.switch("b", expected=before.version)
+    os.close(locked)
+    assert bouncer.config.read_text() == text
+    assert await switch.survey() == before
+    with pytest.raises(Refused, match="cannot be read"):
+        await switch_of(bouncer, pair, config="/nowhere/pgbouncer.ini").survey()
+
+
+async def test_a_pgbouncer_that_hangs_is_given_up(new_pgbouncer: NewPgBouncer, pair: dict[str, TestServer]) -> None:
+    bouncer = new_pgbouncer({"orders": line(pair["a"])})
+    assert bouncer.pid is not None
+    async with console(Dsn.parse(bouncer.console()), operation="test") as opened:
+        with pytest.raises(Unsupported, match="does not know DANCE"):
+            await opened.ask("DANCE")
+        os.kill(bouncer.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimedOut, match="did not answer SHOW"):
+                await opened.ask("SHOW CONFIG", seconds=0.1)
+        finally:
+            os.kill(bouncer.pid, signal.SIGCONT)

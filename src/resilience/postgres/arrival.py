@@ -23,9 +23,9 @@ SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 _LOOK = f"SELECT {INSTANCE}, NOT pg_is_in_recovery() AND current_setting('transaction_read_only') = 'off'"
 # A message in the WAL needs no table and no right. It does not wait for standbys: when the route is switched they may
-# not follow yet. On a server that takes no writes it fails with 25006.
+# not follow yet. Asking for a transaction id first has a standby answer with 25006.
 _WRITE = (
-    "BEGIN; SET LOCAL synchronous_commit = local; "
+    "BEGIN; SET LOCAL synchronous_commit = local; SELECT pg_current_xact_id(); "
     "SELECT pg_logical_emit_message(true, 'resilience.arrival', ''); COMMIT; "
 )
 

@@ -31,9 +31,7 @@ from resilience.operations.group import FailoverGroup
 from resilience.operations.plan_failover import plan_failback, plan_failover
 from resilience.operations.recorder import StateRecorder
 from resilience.pgbouncer import PgBouncerSwitch
-from resilience.postgres import LocalFencer, MultiHostRoute, PostgresPromoter
-from resilience.postgres.canary import PostgresCanary
-from resilience.postgres.faults import KilledPostmaster
+from resilience.postgres import KilledPostmaster, LocalFencer, MultiHostRoute, PostgresCanary, PostgresPromoter
 from resilience.primitives import TrafficSwitch
 from resilience.stores import LocalStore
 from resilience.testing.pgbouncer import MissingPgBouncer, running_pgbouncer
@@ -121,11 +119,7 @@ async def noticed(group: FailoverGroup) -> FailoverPlan:
 
 def show(report: FailoverReport, seen: CanaryFacts) -> None:
     """Show what was done and what the clients saw of it."""
-    print(f"What was done ({report.ending}, in {as_span(report.seconds)}):")
-    for each in report.steps:
-        print(f"  {each.step.kind:8}{each.step.subject:8}{each.outcome:9}{each.seconds:6.3f} s  {each.text}")
-    phases = ", ".join(f"{phase} {as_span(round(seconds, 3))}" for phase, seconds in report.phases)
-    print(f"\n  {phases}\n  {report.loss}")
+    print(f"What was done:\n{report}")
     if seen.missing != () or seen.two_writers or report.ending != "completed":
         sys.exit(f"\nThis must not happen: {report.why}\n{seen}")
     print(f"""

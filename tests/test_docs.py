@@ -40,6 +40,8 @@ import asyncio
 from azure.identity.aio import DefaultAzureCredential
 credential = DefaultAzureCredential()
 store = AzureBlobStore("https://account.blob.core.windows.net/backups", credential=credential)
+from resilience.operations.group import FailoverGroup
+group = FailoverGroup("orders", promoter=PostgresPromoter("orders", members=[]), journal=store)
 """
 
 

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 from resilience.lazily import lazily
 
 if TYPE_CHECKING:
+    from .canary import PostgresCanary
     from .directory import PostgresDataDirectory
+    from .dropping import DroppingProxy
     from .dumps.server import PostgresServer
     from .dumps.target import PostgresDumpTarget
     from .dumps.validator import PostgresDumpValidator
     from .failover.server import LocalServer
+    from .faults import CutNetwork, HungServer, KilledPostmaster
     from .fencer import LocalFencer
     from .guard import PrimaryGuard
     from .members import PostgresMember
@@ -25,10 +28,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArchiverStatus",
+    "CutNetwork",
+    "DroppingProxy",
+    "HungServer",
+    "KilledPostmaster",
     "LocalFencer",
     "LocalServer",
     "MultiHostRoute",
     "PostgresBackupValidator",
+    "PostgresCanary",
     "PostgresDataDirectory",
     "PostgresDumpTarget",
     "PostgresDumpValidator",
@@ -45,10 +53,15 @@ __getattr__, __dir__ = lazily(
     __name__,
     {
         "ArchiverStatus": "wal.status",
+        "CutNetwork": "faults",
+        "DroppingProxy": "dropping",
+        "HungServer": "faults",
+        "KilledPostmaster": "faults",
         "LocalFencer": "fencer",
         "LocalServer": "failover.server",
         "MultiHostRoute": "route",
         "PostgresBackupValidator": "validator",
+        "PostgresCanary": "canary",
         "PostgresDataDirectory": "directory",
         "PostgresDumpTarget": "dumps.target",
         "PostgresDumpValidator": "dumps.validator",

@@ -50,7 +50,9 @@ def session_folder() -> Iterator[Path]:
     """A folder for the session that everybody may enter, unlike pytest's own."""
     folder = Path(tempfile.mkdtemp(prefix="resilience-tests-"))
     folder.chmod(0o711)
+    TestServer.copies = folder / "copies"
     yield folder
+    TestServer.copies = None
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -19,6 +19,8 @@ from resilience.archive.entries import Head
 from resilience.model import errors
 from resilience.model.json import from_json, to_json
 from resilience.model.manifests import FORMAT, Manifest, StoredObject, StoredPart
+from resilience.model.show import as_span
+from resilience.reference import DRILLS
 from resilience.stores import MemoryStore
 
 from .conftest import NewServer
@@ -166,3 +168,29 @@ def test_the_example_head_of_an_entry_is_one_and_every_field_is_explained() -> N
     assert json.loads(to_json(head)) == json.loads(example)
     explained = {name for cells in rows(specification, "in the head") for name in re.findall(r"`(\w+)`", cells[0])}
     assert explained == {field.name for field in attrs.fields(Head)}
+
+
+def test_the_runbook_says_what_to_do_about_every_error_of_a_failover() -> None:
+    runbook = ROOT / "docs" / "failover.md"
+    named = {name.strip("`") for name, *_ in rows(runbook, "it says")}
+    assert all(issubclass(getattr(errors, name), errors.ResilienceError) for name in named)
+    assert named >= {
+        "FencedOff",
+        "FencingUnproven",
+        "Interrupted",
+        "JournalConflict",
+        "LossTooGreat",
+        "NoCandidate",
+        "NotConfirmed",
+        "NotFollowing",
+        "RouteMoved",
+        "StalePlan",
+    }
+
+
+def test_the_calendar_of_the_runbook_is_the_reference_platforms() -> None:
+    shown = {kind: (rto, lost) for kind, _, rto, lost in rows(ROOT / "docs" / "failover.md", "what")}
+    assert shown == {
+        kind: (as_span(each.criterion.rto), as_span(each.criterion.rpo) if each.criterion.rpo else "none")
+        for kind, each in DRILLS.items()
+    }

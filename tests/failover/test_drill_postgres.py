@@ -21,7 +21,7 @@ from resilience.operations.drill_clean_up import resume_drill
 from resilience.operations.group import FailoverGroup
 from resilience.operations.recorder import StateRecorder
 from resilience.pgbouncer import PgBouncerSwitch
-from resilience.postgres import PostgresCanary
+from resilience.postgres import CutNetwork, DroppingProxy, PostgresCanary
 from resilience.postgres.processes import processes
 from resilience.testing.replication import TestGroup, running_group
 
@@ -113,6 +113,23 @@ async def test_a_primary_that_hung_wakes_up_and_can_write_no_more(place: Place) 
         passed(report)
         await whole(group, primary="b")
     assert report.proof is not None and "state T" in report.proof.evidence
+
+
+async def test_a_primary_that_the_network_has_lost_can_write_no_more_when_it_is_back(
+    place: Place, servers: TestGroup
+) -> None:
+    """Everybody reaches it through a network of ours: the operator, the standby, the clients."""
+    async with DroppingProxy("127.0.0.1", place.ports["a"]).running() as network:
+        lost = evolve(place, ports={**place.ports, "a": network.listens})
+        receives = servers.primary.dsn(application_name="b", port=str(network.listens))
+        servers.servers["b"].psql(f"alter system set primary_conninfo = '{receives}'")
+        servers.servers["b"].psql("select pg_reload_conf()")
+        fault = CutNetwork(member="a", network=network, dsn=lost.dsn("a"))
+        async with lost.group() as group, recorded(group):
+            report = await drill(group, fault=fault, canary=lost.canary(), criterion=CRITERION, watch_seconds=0.5)
+            passed(report)
+            await whole(group, primary="b")
+    assert report.proof is not None and "lead nowhere" in report.proof.evidence
 
 
 @pytest.mark.parametrize(

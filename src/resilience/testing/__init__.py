@@ -20,6 +20,7 @@ from resilience.lazily import lazily
 if TYPE_CHECKING:
     from .archivers import ArchiverSuite
     from .cancellation import Attempt, cancellations, nothing_left_running
+    from .drills import CanarySuite, FaultSuite
     from .faults import WatchedStore, change, changed
     from .keys import KeySuite
     from .logs import LogSuite
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ArchiverSuite",
     "Attempt",
+    "CanarySuite",
+    "FaultSuite",
     "KeySuite",
     "LogSuite",
     "MemoryDestination",
@@ -50,6 +53,8 @@ __getattr__, __dir__ = lazily(
     {
         "ArchiverSuite": "archivers",
         "Attempt": "cancellation",
+        "CanarySuite": "drills",
+        "FaultSuite": "drills",
         "KeySuite": "keys",
         "LogSuite": "logs",
         "MemoryDestination": "memory",

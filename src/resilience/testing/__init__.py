@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from .cancellation import Attempt, cancellations, nothing_left_running
     from .drills import CanarySuite, FaultSuite
     from .faults import WatchedStore, change, changed
+    from .fencers import FencerSuite
     from .keys import KeySuite
     from .logs import LogSuite
     from .memory import MemoryDestination, MemoryTarget
+    from .promoters import PromoterSuite
     from .stores import StoreSuite
     from .switches import SwitchSuite
     from .systems import RoundTripSuite
@@ -34,10 +36,12 @@ __all__ = [
     "Attempt",
     "CanarySuite",
     "FaultSuite",
+    "FencerSuite",
     "KeySuite",
     "LogSuite",
     "MemoryDestination",
     "MemoryTarget",
+    "PromoterSuite",
     "RoundTripSuite",
     "StoreSuite",
     "SwitchSuite",
@@ -55,10 +59,12 @@ __getattr__, __dir__ = lazily(
         "Attempt": "cancellation",
         "CanarySuite": "drills",
         "FaultSuite": "drills",
+        "FencerSuite": "fencers",
         "KeySuite": "keys",
         "LogSuite": "logs",
         "MemoryDestination": "memory",
         "MemoryTarget": "memory",
+        "PromoterSuite": "promoters",
         "RoundTripSuite": "systems",
         "StoreSuite": "stores",
         "SwitchSuite": "switches",

@@ -100,6 +100,11 @@ class TestGroup:
         kill_all(self.servers[name].data, KILL_SECONDS)
         self.servers[name].kill()
 
+    def restart(self, name: str) -> None:
+        """Start a member that died as what it was, as its machine would. Raises RuntimeError with its log."""
+        self.servers[name].kill()
+        self.servers[name].start()
+
     def close(self) -> None:
         """End all members and remove everything, however they were started."""
         for name in self.servers:

@@ -11,6 +11,7 @@ every byte through the event loop several times.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +27,7 @@ from redis.connection import parse_url
 from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
-from resilience.concurrency import finish
+from resilience.concurrency import finish, stop_tasks
 from resilience.model.errors import Refused, ResilienceError, TimedOut, Unavailable, Unreachable, Unsupported
 
 CONNECT_SECONDS = 10.0
@@ -189,8 +190,17 @@ def connect(url: Url, *, seconds: float | None = ANSWER_SECONDS, within: float =
 
 
 async def ask(client: aioredis.Redis, *words: str | bytes | int) -> Any:  # noqa: ANN401  # what a command answers
-    """Run one command. Raises redis.RedisError, which `commands` turns into ours."""
-    return await client.execute_command(*words)  # type: ignore[no-untyped-call]
+    """Run one command. Raises redis.RedisError, which `commands` turns into ours.
+
+    Cancelled, it may have been run. It has a task of its own, since redis-py sends with `asyncio.wait_for`, which on
+    Python 3.11 forgets a cancellation that comes too late.
+    """
+    running = asyncio.ensure_future(client.execute_command(*words))  # type: ignore[no-untyped-call]
+    try:
+        await asyncio.wait([running])
+    finally:
+        await stop_tasks([running])
+    return running.result()
 
 
 class _Kept:

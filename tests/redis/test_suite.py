@@ -1,0 +1,65 @@
+"""The target and the destinations keep what targets and destinations promise."""
+
+# ruff: noqa: ARG002  # the servers are the test's own, whatever target or destination is asked about
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from resilience.primitives import BackupTarget, RestoreDestination
+from resilience.redis import RedisDataDirectory, RedisTarget
+from resilience.redis.isolation import LiveRedis
+from resilience.testing.machine import owned_folder
+from resilience.testing.redis import TestRedis
+from resilience.testing.systems import RoundTripSuite
+
+from .data import contents, fill, runs_on
+
+
+class OfOneServer(RoundTripSuite[LiveRedis]):
+    capture_step = 5
+    server: TestRedis
+
+    @pytest.fixture
+    def target(self, every_redis: TestRedis) -> BackupTarget:
+        self.server = every_redis
+        fill(every_redis)
+        return RedisTarget("cache", url=every_redis.url)
+
+    async def state(self, target: BackupTarget) -> object:
+        names = ("connected_slaves", "rdb_bgsave_in_progress", "connected_clients", "rdb_changes_since_last_save")
+        said = [self.server.info(name) for name in names]
+        return said, self.server.ask("CONFIG", "GET", "*"), sorted(path.name for path in self.server.folder.iterdir())
+
+    async def check(self, target: BackupTarget, live: LiveRedis) -> None:
+        assert await contents(live.url) == await contents(self.server.url)
+
+
+class TestRedisDirectory(OfOneServer):
+    apply_step = 29
+    appendonly = False
+
+    @pytest.fixture
+    def destination(self, every_redis: TestRedis, tmp_owned: Path) -> RestoreDestination[LiveRedis]:
+        return RedisDataDirectory(tmp_owned / "data", program=every_redis.binary, appendonly=self.appendonly)
+
+    async def content(self, destination: RestoreDestination[LiveRedis]) -> object:
+        return sorted(str(path) for path in Path(destination.name).rglob("*"))
+
+    async def occupy(self, destination: RestoreDestination[LiveRedis]) -> None:
+        (owned_folder(Path(destination.name)) / "theirs").write_text("data")
+
+    async def startable(self, destination: RestoreDestination[LiveRedis]) -> bool:
+        return await asyncio.to_thread(runs_on, self.server, Path(destination.name), appendonly=self.appendonly)
+
+
+class TestRedisDirectoryOfAnAppendOnlyServer(TestRedisDirectory):
+    apply_step = 23
+    appendonly = True
+
+    @pytest.fixture
+    def every_redis(self, redis7: TestRedis) -> TestRedis:
+        return redis7

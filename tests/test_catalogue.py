@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from attrs import define, evolve, field
 
-from resilience import Archive, ManifestInvalid
+from resilience import Archive
 from resilience.archive import layout
 from resilience.archive.envelope import wrap
 from resilience.archive.small import AHEAD, TOGETHER, ReadsMany, wholes
+from resilience.errors import ManifestInvalid
 from resilience.model.findings import Doubt
 from resilience.model.json import to_json
 from resilience.model.manifests import StoredPart

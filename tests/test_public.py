@@ -9,6 +9,8 @@ import sys
 import pytest
 
 import resilience
+from resilience import errors
+from resilience.model import errors as model_errors
 
 SYSTEMS = {"aiohttp", "asyncpg", "azure", "crc32c", "cryptography", "psycopg", "rich"}
 
@@ -59,3 +61,13 @@ def test_there_are_about_sixty_public_names_and_all_are_listed() -> None:
 def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
     with pytest.raises(AttributeError, match="backupp"):
         resilience.backupp  # noqa: B018  # looking is the point
+
+
+def test_the_errors_are_all_in_one_place_and_the_families_among_the_public_names() -> None:
+    made = {
+        name
+        for name, value in vars(model_errors).items()
+        if inspect.isclass(value) and value.__module__.endswith(".errors")
+    }
+    assert set(errors.__all__) == made
+    assert {"Refused", "Unavailable", "Corrupt", "Conflict", "Interrupted", "Unsupported"} <= set(resilience.__all__)

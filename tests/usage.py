@@ -18,7 +18,6 @@ from resilience import (
     Finding,
     Level,
     Manifest,
-    NoBackup,
     ObjectStore,
     Observer,
     Position,
@@ -38,6 +37,7 @@ from resilience import (
     restore,
     verify,
 )
+from resilience.errors import NoBackup
 from resilience.postgres import (
     PostgresBackupValidator,
     PostgresDataDirectory,

@@ -1,7 +1,8 @@
 """Back up, restore and fail over a platform's data.
 
 The names here are what most code needs. They are loaded when first used (PEP 562), so `import resilience` itself costs
-almost nothing. Systems and stores are imported from their own rooms: `resilience.postgres`, `resilience.stores`.
+almost nothing. Systems and stores are imported from their own rooms: `resilience.postgres`, `resilience.stores`. Of the
+errors these are the families, by what the caller should do; `resilience.errors` has them all.
 """
 
 from __future__ import annotations
@@ -15,34 +16,16 @@ if TYPE_CHECKING:
     from .archive import Archive
     from .model.diagnosis import Diagnosis
     from .model.errors import (
-        AlreadyExists,
-        ChecksumMismatch,
         Conflict,
         Corrupt,
-        DestinationNotEmpty,
-        DiskTooSmall,
         Interrupted,
-        KeyMissing,
-        LineageBroken,
-        LogGap,
-        ManifestInvalid,
-        NoBackup,
-        NotIncremental,
-        NotRecoverable,
-        NotRehydrated,
-        ObjectMissing,
         Refused,
         ResilienceError,
-        SealBroken,
-        StorageFailed,
-        Throttled,
-        TimedOut,
         Unavailable,
-        Unreachable,
         Unsupported,
-        WouldLeaveGap,
     )
     from .model.events import Event, Observer
+    from .model.failover import FailoverPlan, FailoverPolicy, FailoverReport
     from .model.findings import Finding, Level, Verdict
     from .model.manifests import Manifest
     from .model.objectives import Objective
@@ -55,48 +38,61 @@ if TYPE_CHECKING:
     from .operations.backup import backup
     from .operations.coverage import coverage
     from .operations.doctor import doctor
+    from .operations.drill import drill
+    from .operations.failback import failback
+    from .operations.failover import failover
+    from .operations.group import FailoverGroup
     from .operations.plan import plan_restore
+    from .operations.plan_failover import plan_failback, plan_failover, plan_switchover
     from .operations.prune import plan_prune, prune
+    from .operations.recorder import StateRecorder
     from .operations.rehydrate import rehydrate
     from .operations.restore import restore
+    from .operations.resume import resume
     from .operations.rotate import rotate
+    from .operations.switchover import switchover
     from .operations.verify import verify
     from .planning.cost import estimate_cost
-    from .primitives import Archiver, BackupTarget, KeyEncryptionKey, ObjectStore, RestoreDestination, Validator
+    from .primitives import (
+        Archiver,
+        BackupTarget,
+        Fault,
+        Fencer,
+        KeyEncryptionKey,
+        ObjectStore,
+        Promoter,
+        RestoreDestination,
+        TrafficSwitch,
+        Validator,
+    )
 
 __all__ = [
-    "AlreadyExists",
     "Archive",
     "Archiver",
     "BackupReport",
     "BackupTarget",
-    "ChecksumMismatch",
     "Conflict",
     "Corrupt",
     "Coverage",
-    "DestinationNotEmpty",
     "Diagnosis",
-    "DiskTooSmall",
     "Event",
+    "FailoverGroup",
+    "FailoverPlan",
+    "FailoverPolicy",
+    "FailoverReport",
+    "Fault",
+    "Fencer",
     "Finding",
     "Interrupted",
     "Keep",
     "KeyEncryptionKey",
-    "KeyMissing",
     "Level",
-    "LineageBroken",
-    "LogGap",
     "Manifest",
-    "ManifestInvalid",
-    "NoBackup",
-    "NotIncremental",
-    "NotRecoverable",
-    "NotRehydrated",
-    "ObjectMissing",
     "ObjectStore",
     "Objective",
     "Observer",
     "Position",
+    "Promoter",
     "PrunePlan",
     "PruneReport",
     "RecoveryPoint",
@@ -109,27 +105,31 @@ __all__ = [
     "RestoreReport",
     "RetentionPolicy",
     "RetentionRule",
-    "SealBroken",
-    "StorageFailed",
-    "Throttled",
-    "TimedOut",
+    "StateRecorder",
+    "TrafficSwitch",
     "Unavailable",
-    "Unreachable",
     "Unsupported",
     "Validator",
     "Verdict",
-    "WouldLeaveGap",
     "__version__",
     "backup",
     "coverage",
     "doctor",
+    "drill",
     "estimate_cost",
+    "failback",
+    "failover",
+    "plan_failback",
+    "plan_failover",
     "plan_prune",
     "plan_restore",
+    "plan_switchover",
     "prune",
     "rehydrate",
     "restore",
+    "resume",
     "rotate",
+    "switchover",
     "verify",
 ]
 
@@ -137,34 +137,16 @@ _ROOMS = {
     "archive": ["Archive"],
     "model.diagnosis": ["Diagnosis"],
     "model.errors": [
-        "AlreadyExists",
-        "ChecksumMismatch",
         "Conflict",
         "Corrupt",
-        "DestinationNotEmpty",
-        "DiskTooSmall",
         "Interrupted",
-        "KeyMissing",
-        "LineageBroken",
-        "LogGap",
-        "ManifestInvalid",
-        "NoBackup",
-        "NotIncremental",
-        "NotRecoverable",
-        "NotRehydrated",
-        "ObjectMissing",
         "Refused",
         "ResilienceError",
-        "SealBroken",
-        "StorageFailed",
-        "Throttled",
-        "TimedOut",
         "Unavailable",
-        "Unreachable",
         "Unsupported",
-        "WouldLeaveGap",
     ],
     "model.events": ["Event", "Observer"],
+    "model.failover": ["FailoverPlan", "FailoverPolicy", "FailoverReport"],
     "model.findings": ["Finding", "Level", "Verdict"],
     "model.manifests": ["Manifest"],
     "model.objectives": ["Objective"],
@@ -176,6 +158,14 @@ _ROOMS = {
     "model.targets": ["RecoveryTarget"],
     "operations.backup": ["backup"],
     "operations.coverage": ["coverage"],
+    "operations.drill": ["drill"],
+    "operations.failback": ["failback"],
+    "operations.failover": ["failover"],
+    "operations.group": ["FailoverGroup"],
+    "operations.plan_failover": ["plan_failback", "plan_failover", "plan_switchover"],
+    "operations.recorder": ["StateRecorder"],
+    "operations.resume": ["resume"],
+    "operations.switchover": ["switchover"],
     "operations.doctor": ["doctor"],
     "operations.plan": ["plan_restore"],
     "operations.prune": ["plan_prune", "prune"],
@@ -184,7 +174,18 @@ _ROOMS = {
     "operations.rotate": ["rotate"],
     "operations.verify": ["verify"],
     "planning.cost": ["estimate_cost"],
-    "primitives": ["Archiver", "BackupTarget", "KeyEncryptionKey", "ObjectStore", "RestoreDestination", "Validator"],
+    "primitives": [
+        "Archiver",
+        "BackupTarget",
+        "Fault",
+        "Fencer",
+        "KeyEncryptionKey",
+        "ObjectStore",
+        "Promoter",
+        "RestoreDestination",
+        "TrafficSwitch",
+        "Validator",
+    ],
 }
 
 __getattr__, __dir__ = lazily(__name__, {name: room for room, names in _ROOMS.items() for name in names})

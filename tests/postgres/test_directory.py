@@ -12,17 +12,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from resilience import (
-    Archive,
-    Corrupt,
-    DestinationNotEmpty,
-    DiskTooSmall,
-    Event,
-    Manifest,
-    Refused,
-    backup,
-    restore,
-)
+from resilience import Archive, Corrupt, Event, Manifest, Refused, backup, restore
+from resilience.errors import DestinationNotEmpty, DiskTooSmall
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDataDirectory, PostgresTarget
 from resilience.postgres.mark import MARK, Mark

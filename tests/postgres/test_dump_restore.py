@@ -11,17 +11,8 @@ import asyncpg
 import attrs
 import pytest
 
-from resilience import (
-    Archive,
-    Corrupt,
-    DestinationNotEmpty,
-    DiskTooSmall,
-    Interrupted,
-    Manifest,
-    Refused,
-    backup,
-    restore,
-)
+from resilience import Archive, Corrupt, Interrupted, Manifest, Refused, backup, restore
+from resilience.errors import DestinationNotEmpty, DiskTooSmall
 from resilience.model.errors import StorageFailed
 from resilience.planning.restore import plan_restore
 from resilience.postgres import PostgresDumpTarget, PostgresServer

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from attrs import define, field
 
-from resilience import Archive, Conflict, Corrupt, Event, RecoveryTarget, StorageFailed, Unreachable, restore
+from resilience import Archive, Conflict, Corrupt, Event, RecoveryTarget, restore
+from resilience.errors import StorageFailed, Unreachable
 from resilience.model.errors import LogGap
 from resilience.postgres import PostgresDataDirectory
 from resilience.postgres.lsn import parse_lsn

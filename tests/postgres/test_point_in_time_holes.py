@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from resilience import Archive, NotRecoverable, RecoveryTarget, restore
+from resilience import Archive, RecoveryTarget, restore
+from resilience.errors import NotRecoverable
 from resilience.postgres import PostgresDataDirectory
 from resilience.stores import MemoryStore
 

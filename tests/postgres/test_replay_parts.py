@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from resilience import Archive, Interrupted, Refused, StorageFailed, restore
+from resilience import Archive, Interrupted, Refused, restore
+from resilience.errors import StorageFailed
 from resilience.model.log import Stretch
 from resilience.model.positions import RecoveryPoint
 from resilience.model.targets import RecoveryTarget

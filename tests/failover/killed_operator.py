@@ -7,13 +7,14 @@ forks: importing everything anew for every boundary would take minutes.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,6 +38,7 @@ from resilience.stores import LocalStore
 EFFECTS = ("put", "prepare", "switch", "fence", "lift", "settle", "promote", "verify", "follow", "rejoin", "require")
 NOTICED_SECONDS = 20.0
 PAUSE = 0.02
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @define
@@ -150,6 +152,16 @@ def answer(request: dict[str, Any]) -> dict[str, object]:
     return {"ending": "killed"} if os.WIFSIGNALED(status) else json.loads(told)
 
 
+def reaped() -> dict[str, object]:
+    """Take note of the end of the servers that our children had started: PostgreSQL takes a zombie for alive."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            continue
+    return {"ending": "reaped"}
+
+
 if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        asked = json.loads(line)
+        print(json.dumps(reaped() if asked["verb"] == "reap" else answer(asked)), flush=True)

@@ -20,19 +20,24 @@ from pathlib import Path
 
 from attrs import frozen
 
+from resilience import (
+    FailoverGroup,
+    FailoverPlan,
+    FailoverPolicy,
+    FailoverReport,
+    ResilienceError,
+    StateRecorder,
+    TrafficSwitch,
+    failback,
+    failover,
+    plan_failback,
+    plan_failover,
+)
 from resilience.concurrency import stop_tasks
 from resilience.model.drills import CanaryFacts
-from resilience.model.errors import ResilienceError
-from resilience.model.failover import FailoverPlan, FailoverPolicy, FailoverReport
 from resilience.model.show import as_span
-from resilience.operations.failback import failback
-from resilience.operations.failover import failover
-from resilience.operations.group import FailoverGroup
-from resilience.operations.plan_failover import plan_failback, plan_failover
-from resilience.operations.recorder import StateRecorder
 from resilience.pgbouncer import PgBouncerSwitch
 from resilience.postgres import KilledPostmaster, LocalFencer, MultiHostRoute, PostgresCanary, PostgresPromoter
-from resilience.primitives import TrafficSwitch
 from resilience.stores import LocalStore
 from resilience.testing.pgbouncer import MissingPgBouncer, running_pgbouncer
 from resilience.testing.postgres import MissingServer, find_binaries, reachable_copy

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from resilience.concurrency import finish, in_thread
 from resilience.model.drills import FaultProof
 from resilience.model.errors import Interrupted, Refused
 from resilience.model.moments import utc_now
+from resilience.processes import gone, until
 
 from .client import Dsn, parse_dsn, sql
 from .processes import Process, look, postmaster, processes, reap, send
@@ -235,22 +236,3 @@ async def silence(dsn: Dsn, *, seconds: float = SILENT_SECONDS) -> str:
     finally:
         if writer is not None:
             writer.transport.abort()
-
-
-def gone(*those: Process) -> Callable[[], Awaitable[bool]]:
-    """Make a condition: none of these processes runs any more."""
-
-    async def condition() -> bool:
-        return not any(each.alive for each in those)
-
-    return condition
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
-    """Look every few milliseconds until something is so; tell whether it came to that within `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not await condition():
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-    return True

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from resilience import processes as known
 from resilience.concurrency import in_thread
 from resilience.model.errors import Interrupted, Refused, TimedOut, Unsupported
-from resilience.postgres.processes import Process, postmaster, processes, reap, send
+from resilience.postgres.processes import PROGRAM, postmaster, processes
 from resilience.postgres.tools import Account, Tools
 from resilience.postgres.untar import PG_CONTROL
 
@@ -146,14 +147,7 @@ class LocalServer:
 
 def kill_all(data: Path, seconds: float) -> list[int]:
     """Kill every process that works there, also one that is stopped, and wait; return those that would not die."""
-    deadline = time.monotonic() + seconds
-    seen: set[Process] = set()
-    while (left := processes(data)) and time.monotonic() < deadline:
-        send(left, signal.SIGKILL)
-        seen.update(left)
-        time.sleep(LOOK_AGAIN_SECONDS)
-    reap(seen)
-    return [each.pid for each in left]
+    return [each.pid for each in known.kill_all(data, PROGRAM, seconds)]
 
 
 def _stop(data: Path, seconds: float) -> list[int]:

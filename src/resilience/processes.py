@@ -1,0 +1,145 @@
+"""The processes of a server on this machine, from /proc: Linux only (proc(5)).
+
+A server is known by the folder that its processes work in. Reading that, and sending signals, takes the server's own
+account or root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+
+from resilience.model.errors import Refused, Unsupported
+
+PROC = Path("/proc")
+LOOK_AGAIN_SECONDS = 0.002
+_GONE = (FileNotFoundError, ProcessLookupError)
+
+
+@frozen
+class Process:
+    """A process: `pid` and `started` (clock ticks since boot) tell it from every other, also from a later one."""
+
+    pid: int
+    started: int
+    parent: int
+    state: str
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs: a zombie does not."""
+        now = look(self.pid)
+        return now is not None and now.started == self.started and now.state not in "ZX"
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is stopped by a signal now."""
+        now = look(self.pid)
+        return now is not None and now.started == self.started and now.state == "T"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; nothing if it has gone, also if another has its number by now. Raises Refused."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except _GONE:
+            return
+        try:
+            if self.alive:
+                signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return
+        except PermissionError as error:
+            text = f"process {self.pid} is another account's"
+            raise Refused(text, operation="signal", hint="act as the server's account, or as root") from error
+        finally:
+            os.close(handle)
+
+
+def look(pid: int) -> Process | None:
+    """Look at a process; None if there is none. See proc(5), /proc/pid/stat."""
+    try:
+        text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    except _GONE:
+        return None
+    fields = text.rpartition(")")[2].split()  # the name in brackets may hold anything
+    return Process(pid, int(fields[19]), int(fields[1]), fields[0])
+
+
+def processes(folder: Path, program: str) -> list[Process]:
+    """Return all processes that work in a folder and whose program's name has `program` in it. Raises Unsupported."""
+    if not PROC.is_dir():
+        raise Unsupported("there is no /proc on this machine", operation="look", subject=str(folder))
+    there = (each for each in map(look, _pids()) if each and each.state not in "ZX")
+    return [each for each in there if works_in(each.pid, folder, program)]
+
+
+def send(to: Iterable[Process], number: signal.Signals) -> None:
+    """Send a signal to each; see `Process.send`."""
+    for each in to:
+        each.send(number)
+
+
+def reap(those: Iterable[Process]) -> None:
+    """Take note of the end of those that are our own children.
+
+    Until then they are zombies, and a server that only asks whether there is such a process (PostgreSQL does) would not
+    start in their folder. In a container everybody may be a child of ours.
+    """
+    for each in those:
+        with suppress(ChildProcessError):
+            os.waitpid(each.pid, os.WNOHANG)
+
+
+def _pids() -> Iterator[int]:
+    for each in PROC.iterdir():
+        if each.name.isdecimal():
+            yield int(each.name)
+
+
+def works_in(pid: int, folder: Path, program: str) -> bool:
+    """Tell whether a process works in a folder, as a program of that name."""
+    with suppress(OSError):
+        return (PROC / str(pid) / "cwd").samefile(folder) and program in _program(pid)
+    return False
+
+
+def gone(*those: Process) -> Callable[[], Awaitable[bool]]:
+    """Make a condition: none of these processes runs any more."""
+
+    async def condition() -> bool:
+        return not any(each.alive for each in those)
+
+    return condition
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float) -> bool:
+    """Look every few milliseconds until something is so; tell whether it came to that within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not await condition():
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return True
+
+
+def kill_all(folder: Path, program: str, seconds: float) -> list[Process]:
+    """Kill every process that works there, also one that is stopped, and wait; return those that would not die."""
+    deadline = time.monotonic() + seconds
+    seen: set[Process] = set()
+    while (left := processes(folder, program)) and time.monotonic() < deadline:
+        send(left, signal.SIGKILL)
+        seen.update(left)
+        time.sleep(LOOK_AGAIN_SECONDS)
+    reap(seen)
+    return left
+
+
+def _program(pid: int) -> str:
+    return (PROC / str(pid) / "comm").read_text(errors="replace")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import pwd
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resilience.model.errors import Refused
@@ -64,3 +66,31 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def scratch_owner(within: str | Path, owner: str | None, usual: Sequence[str]) -> str | None:
+    """Return the account that a scratch server in a folder runs as: the one named, or ourselves (None).
+
+    As root it is whoever owns the folder, or else the first of the `usual` ones that there is.
+    """
+    if owner is not None or os.geteuid() != 0:
+        return owner
+    uid = Path(within).stat().st_uid
+    wanted = [Account.numbered(uid).name] if uid else []
+    return next((name for name in (*wanted, *usual) if _exists(name)), None)
+
+
+def scratch_folder(within: str | Path, owner: str | None) -> Path:
+    """Make a new folder that belongs to an account, or to ourselves (None)."""
+    folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=within))
+    if owner is not None and os.geteuid() == 0:
+        account = Account.named(owner)
+        os.chown(folder, account.uid, account.gid)
+    return folder
+
+
+def _exists(account: str) -> bool:
+    try:
+        return bool(pwd.getpwnam(account))
+    except KeyError:
+        return False

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -14,6 +12,7 @@ from typing import ClassVar
 from attrs import define, field
 
 from resilience.concurrency import in_thread
+from resilience.folders import scratch_folder, scratch_owner
 from resilience.model.capture import Restored
 from resilience.model.errors import Refused, StorageFailed
 from resilience.model.facts import DestinationFacts
@@ -73,7 +72,7 @@ class PostgresScratch:
         """Restore into a new folder; see `RestoreDestination.apply`. Cancelled or failed: `discard` removes it."""
         if self._folder is not None:
             raise Refused("it is in use", operation="restore", subject=self.name, hint="discard it first")
-        self._folder = self._make_folder()
+        self._folder = scratch_folder(self._within, self._account())
         manifest = chain[-1].manifest
         if manifest.kind == "dump":
             restored = await self._cluster(self._folder).apply(plan, chain=chain)
@@ -117,22 +116,4 @@ class PostgresScratch:
         )
 
     def _account(self) -> str | None:
-        if self.owner is not None or os.geteuid() != 0:
-            return self.owner
-        owner = Path(self._within).stat().st_uid
-        wanted = [Account.numbered(owner).name] if owner else []
-        return next((name for name in (*wanted, *_USUAL_ACCOUNTS) if _exists(name)), None)
-
-    def _make_folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="resilience-scratch-", dir=self._within))
-        if (name := self._account()) and os.geteuid() == 0:
-            account = Account.named(name)
-            os.chown(folder, account.uid, account.gid)
-        return folder
-
-
-def _exists(account: str) -> bool:
-    try:
-        return bool(pwd.getpwnam(account))
-    except KeyError:
-        return False
+        return scratch_owner(self._within, self.owner, _USUAL_ACCOUNTS)

@@ -8,17 +8,23 @@ from resilience.lazily import lazily
 
 if TYPE_CHECKING:
     from .directory import RedisDataDirectory
+    from .scratch import RedisScratch
     from .target import RedisTarget
+    from .validator import RedisBackupValidator
 
 __all__ = [
+    "RedisBackupValidator",
     "RedisDataDirectory",
+    "RedisScratch",
     "RedisTarget",
 ]
 
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "RedisBackupValidator": "validator",
         "RedisDataDirectory": "directory",
+        "RedisScratch": "scratch",
         "RedisTarget": "target",
     },
 )

@@ -20,6 +20,7 @@ from urllib.parse import quote
 from attrs import field, frozen
 
 from resilience.concurrency import in_thread
+from resilience.folders import write_durably
 from resilience.model.errors import Corrupt, Interrupted, ResilienceError, Unavailable, Unsupported
 from resilience.programs import Account, Running, started
 
@@ -35,9 +36,9 @@ _BROKEN = ("rdb", "loading the db", "bad file format", "unexpected end of file",
 
 @frozen
 class LiveRedis:
-    """A running, isolated server: `url` is where, for the client of your choice."""
+    """A running, isolated server: `url` is where, for the client of your choice. It may hold a password."""
 
-    url: str
+    url: str = field(repr=False)
 
     async def info(self) -> Info:
         """Ask what it says about itself."""
@@ -83,15 +84,17 @@ class Isolation:
     settings: Mapping[str, str] = field(factory=dict)
 
     @asynccontextmanager
-    async def run(self, **more: str) -> AsyncIterator[LiveRedis]:
+    async def run(self, *, secrets: str = "", **more: str) -> AsyncIterator[LiveRedis]:
         """Run it until it has loaded its data; ended on leaving, and nothing is saved.
 
-        `more` are settings of this run, `_` for `-`. Raises Corrupt if it cannot load the data, Interrupted if it does
-        not start for another reason.
+        `more` are settings of this run, `_` for `-`; `secrets` are lines of a configuration file, since anybody can
+        read a command line. Raises Corrupt if it cannot load the data, Interrupted if it does not start for another
+        reason.
         """
-        folder = await in_thread(_folder, self.account)
+        folder = _folder(self.account)
         try:
-            command = [self.program, *self._arguments(folder, more)]
+            await in_thread(write_durably, folder / "conf", secrets.encode(), self.account)
+            command = [self.program, str(folder / "conf"), *self._arguments(folder, more)]
             async with started(command, account=self.account, cwd=self.data) as running:
                 live = LiveRedis(f"unix://{quote(str(folder / 'socket'))}")
                 await _ready(live, running, folder / "log")

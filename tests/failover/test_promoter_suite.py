@@ -24,7 +24,7 @@ COUNT = "select count(*) from written"
 
 class TestPostgresPromoter(PromoterSuite):
     @pytest.fixture
-    async def promoter(self, group_of_three: TestGroup) -> AsyncIterator[Promoter]:  # type: ignore[override]  # it is closed
+    async def promoter(self, group_of_three: TestGroup) -> AsyncIterator[Promoter]:
         self.group = group_of_three
         async with PostgresPromoter("orders", members=group_of_three.members(), patience=20) as promoter:
             yield promoter

@@ -136,4 +136,8 @@ class PostgresPromoter:
         if probe and silent:
             answers = await asyncio.gather(*(members.probe(name, primary) for name in standbys))
             probes = dict(zip(standbys, answers, strict=True))
+            # Who receives has perhaps received something meanwhile.
+            receiving = [each.member.name for each in seen if each.look and each.look.receiving]
+            again = {each.member.name: each for each in await members.look_at_all(receiving, operation="survey")}
+            seen = [again.get(each.member.name, each) for each in seen]
         return group_facts(seen, group=self.name, at=at, before=primary, probes=probes)

@@ -20,6 +20,8 @@ from resilience.postgres.survey import NEWEST, OLDEST
 from .looking import Look
 from .owners import owner
 
+PROBE_SECONDS = 2
+"""How long a standby waits for an answer when it knocks at the primary's door; libpq waits no shorter (34.1.2)."""
 FRESH_SECONDS = 5.0
 """What a primary sent a standby so short a time ago says that it lives."""
 
@@ -166,7 +168,9 @@ def _from_here(each: Seen) -> Sighting:
 def _from_standby(name: str, look: Look, probes: Mapping[str, bool | None]) -> Sighting:
     """What a standby sees: what it receives, and what came of knocking at the primary's door."""
     silent = look.silent
-    if look.receiving == "streaming" and silent is not None and silent <= FRESH_SECONDS:
+    # What came while the standby knocked in vain came from a primary that lives, though it lets nobody in.
+    fresh = FRESH_SECONDS if probes.get(name) is None else PROBE_SECONDS
+    if look.receiving == "streaming" and silent is not None and silent <= fresh:
         return Sighting(vantage=name, alive=True, text=f"its WAL receiver heard from it {as_span(silent)} ago")
     if look.receiving is None:
         heard = "it is frozen" if look.upstream.frozen else "its WAL receiver gets no connection"

@@ -13,13 +13,15 @@ from resilience.model.errors import FencedOff, Refused, ResilienceError, TimedOu
 from resilience.postgres.members import PostgresMember
 
 from .conninfo import Upstream, quoted
-from .group import Seen
+from .group import PROBE_SECONDS, Seen
 from .links import Link
 from .looking import ASLEEP, Look, Looker
 
-PROBE_SECONDS = 1
 LOOK_AGAIN_SECONDS = 0.003
 NUDGE_SECONDS = 0.01
+PROBE_HOLDS_SECONDS = 10.0
+HUNG_SECONDS = 0.2
+"""How long a member is waited for that has not answered in time before."""
 CONFIGURE_SECONDS = 5.0
 # Whoever writes a password into primary_conninfo does not want it in the server's log.
 _QUIET = ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'")
@@ -37,6 +39,7 @@ class Members:
     seen: dict[str, Seen] = field(factory=dict, init=False)
     primary: str = field(default="", init=False)
     _lookers: dict[str, Looker] = field(init=False)
+    _probes: dict[tuple[str, str], tuple[float, bool | None]] = field(factory=dict, init=False)
     _epoch: int = field(default=0, init=False)
     _credentials: Upstream = field(factory=Upstream, init=False, repr=False)
 
@@ -69,11 +72,16 @@ class Members:
         self.remember(Seen(member=self[name], look=look, free=None if before is None else before.free))
         return look
 
+    def deadline(self, name: str) -> float:
+        """How long a member may take: one that hung when it was looked at last is waited for no more."""
+        hung = name in self.seen and isinstance(self.seen[name].error, TimedOut)
+        return min(HUNG_SECONDS, self.seconds) if hung else self.seconds
+
     async def _see(self, member: PostgresMember, operation: str) -> Seen:
         began = monotonic()
         free = None if member.server is None else await member.server.free()
         try:
-            look = await self._lookers[member.name].look(seconds=self.seconds, operation=operation)
+            look = await self._lookers[member.name].look(seconds=self.deadline(member.name), operation=operation)
         except ResilienceError as error:
             return self.remember(Seen(member=member, error=error, seconds=monotonic() - began, free=free))
         return self.remember(Seen(member=member, look=look, seconds=monotonic() - began, free=free))
@@ -81,6 +89,9 @@ class Members:
     def remember(self, seen: Seen) -> Seen:
         """Keep what was seen of a member last."""
         self.seen[seen.member.name] = seen
+        if seen.look is not None:
+            for key in [key for key in self._probes if seen.member.name in key[1:]]:
+                del self._probes[key]
         if seen.look is not None and seen.look.upstream.credentials.parameters:
             self._credentials = seen.look.upstream.credentials
         return seen
@@ -88,8 +99,16 @@ class Members:
     async def probe(self, name: str, primary: str) -> bool | None:
         """Have a standby knock at the primary's door, from its own machine; None if it may not run programs.
 
-        It writes nothing. What answers may be starting up; it lives all the same.
+        It writes nothing. What answers may be starting up; it lives all the same. Whom nobody has let in a moment ago,
+        and who has not answered us since, need not be waited for again.
         """
+        at, answer = self._probes.get((name, primary), (0.0, None))
+        if answer is None or monotonic() - at > PROBE_HOLDS_SECONDS:
+            answer = await self._probe(name, primary)
+            self._probes[name, primary] = monotonic(), answer
+        return answer
+
+    async def _probe(self, name: str, primary: str) -> bool | None:
         host, port = self[primary].address
         link = self.links[name]
         try:
@@ -97,7 +116,7 @@ class Members:
             command = _PROBE.format(bin_dir=row["bin_dir"], host=host, port=port, seconds=PROBE_SECONDS)
             if row["may"] is not True or not {*host, *port, *row["bin_dir"]} <= _SAFE:
                 return None
-            await link.execute(command, seconds=self.seconds + PROBE_SECONDS, operation="survey")
+            await link.execute(command, seconds=self.seconds + PROBE_SECONDS + 1, operation="survey")
         except ResilienceError as error:
             return False if "exited with exit code 2" in str(getattr(error.__cause__, "detail", "")) else _answer(error)
         return True

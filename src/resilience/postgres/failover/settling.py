@@ -13,8 +13,6 @@ from .looking import Look
 from .members import LOOK_AGAIN_SECONDS, Members
 
 OPERATION = "settle"
-HUNG_SECONDS = 0.2
-"""How long a member is waited for that has not answered in time before."""
 
 
 async def settle(members: Members, *, epoch: int, seconds: float) -> list[Seen]:
@@ -30,9 +28,8 @@ async def settle(members: Members, *, epoch: int, seconds: float) -> list[Seen]:
 
 
 async def _settle_one(members: Members, name: str, epoch: int, seconds: float) -> Seen:
-    hung = name in members.seen and isinstance(members.seen[name].error, TimedOut)
     try:
-        look = await members.look(name, operation=OPERATION, seconds=HUNG_SECONDS if hung else None)
+        look = await members.look(name, operation=OPERATION, seconds=members.deadline(name))
         if look.standby:
             await freeze(members, name, epoch=epoch)
             look = await _settled(members, name, seconds)

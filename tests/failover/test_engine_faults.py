@@ -473,3 +473,32 @@ async def test_who_is_overtaken_in_the_middle_of_a_step_stops() -> None:
 def _healed(stage: Stage) -> Stage:
     stage.store.gone, stage.store.gone_at = False, -1
     return stage
+
+
+async def test_a_route_that_failed_with_the_primary_keeps_nobody_from_failing_over() -> None:
+    stage = await Stage.of("a", "b", "c")
+    stage.world.kill("a")
+
+    async def gone(point: str) -> None:
+        if "pool" in point:
+            raise Unreachable("no route to host", operation="connect", subject="pool")
+
+    stage.world.watch = gone
+    plan = await stage.plan()
+    assert not plan.blockers and not [step for step in plan.steps if step.subject == "pool"]
+    report = await stage.fail_over(plan)
+    assert report.ending == "completed" and stage.world.writers() == ("b",)
+    assert any(each.subject == "pool" and "lead it by hand" in each.hint for each in report.findings)
+
+
+async def test_but_nobody_switches_over_without_it() -> None:
+    stage = await Stage.of("a", "b", "c")
+
+    async def gone(point: str) -> None:
+        if "pool" in point:
+            raise Unreachable("no route to host", operation="connect", subject="pool")
+
+    stage.world.watch = gone
+    with pytest.raises(Refused, match="pool: nobody could look at it"):
+        await switchover(stage.group, to="b", clock=stage.world.clock)
+    assert stage.world.effects == []

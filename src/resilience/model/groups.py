@@ -156,8 +156,9 @@ class RouteFacts(Shown):
     """One way that clients take, as it is now.
 
     `to` is the member it leads to, None where it leads nowhere or elsewhere; `held`: clients wait. `version` is what a
-    switch compares. `instance` is what a real connection through it has reached (`MemberFacts.instance`; empty: none),
-    and `writable` whether that took a write. With `follows` the clients find the primary themselves: it holds nobody.
+    switch compares, empty if nobody could look. `instance` is what a real connection through it has reached
+    (`MemberFacts.instance`; empty: none), and `writable` whether that took a write. With `follows` the clients find the
+    primary themselves: it holds nobody.
     """
 
     route: str
@@ -169,6 +170,11 @@ class RouteFacts(Shown):
     writable: bool | None = None
     findings: tuple[Finding, ...] = ()
     details: Mapping[str, Json] = field(factory=dict)
+
+    @property
+    def reachable(self) -> bool:
+        """Whether somebody could look."""
+        return bool(self.version)
 
     def __str__(self) -> str:
         words = "clients wait" if self.held else f"clients go to {self.to or 'nobody known'}"

@@ -23,6 +23,7 @@ from resilience.planning.transitions import PROMOTED, Execution, folded, opened,
 from .checklist import looked
 from .executing import Engine
 from .group import FailoverGroup
+from .routes import route_facts
 
 
 @frozen(kw_only=True)
@@ -95,12 +96,11 @@ async def _looked(
 ) -> tuple[GroupFacts, tuple[RouteFacts, ...], tuple[Finding, ...], tuple[Record, ...]]:
     """Look at everything again, side by side."""
     survey = asyncio.create_task(group.promoter.survey())
-    routes = [asyncio.create_task(switch.survey()) for switch in group.switches]
+    routes = [asyncio.create_task(route_facts(switch)) for switch in group.switches]
     checks = asyncio.create_task(looked(group.before, plan, unable="blocker"))
     records = asyncio.create_task(journal.last())
     try:
-        seen = await asyncio.gather(*routes)
-        return await survey, tuple(seen), await checks, await records
+        return await survey, tuple(await asyncio.gather(*routes)), await checks, await records
     finally:
         await stop_tasks([survey, checks, records, *routes])
 

@@ -26,6 +26,7 @@ from resilience.planning.failback import plan_failback as planned_failback
 from resilience.planning.failover import PlannedKind
 
 from .group import FailoverGroup
+from .routes import route_facts
 from .samples import last_sample
 
 T = TypeVar("T")
@@ -151,7 +152,7 @@ async def _seen(group: FailoverGroup, *, policy: FailoverPolicy, clock: Callable
     now = clock()
     tasks = (
         asyncio.create_task(group.promoter.survey()),
-        asyncio.create_task(_side_by_side([switch.survey for switch in group.switches])),
+        asyncio.create_task(_side_by_side([partial(route_facts, switch) for switch in group.switches])),
         asyncio.create_task(Journal(group.journal, group.name).last()),
         asyncio.create_task(last_sample(group.samples, group.name, now=now)),
         asyncio.create_task(_floor(group, policy)),

@@ -25,7 +25,7 @@ from .files import Replacement, replacement
 from .state import State, look
 
 RETRY = "server_login_retry"
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.4
 POLL_SECONDS = 0.003
 DEAD_SECONDS = 0.25
 """A server that has not answered within this is not waited for: what runs on it will not end."""

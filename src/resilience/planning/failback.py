@@ -14,7 +14,7 @@ from resilience.model.groups import GroupFacts, RouteFacts
 from resilience.model.show import as_bytes
 
 from .loss import known_sync
-from .steps import steps_of, waits
+from .steps import steps_of, unreachable, waits
 
 WAYS = {
     "follow": "it only has to receive again",
@@ -133,6 +133,7 @@ def _given_back(plan: FailoverPlan, to: str, fenceable: Collection[str]) -> Iter
         yield Finding(severity="blocker", subject=to, text="it is the primary already", hint="name another member")
     if plan.facts.member(to) is None:
         yield Finding(severity="blocker", subject=to, text="it is no member of the group", hint="name another member")
+    yield from unreachable(plan.routes)
     for name in plan.fences:
         if name not in fenceable:
             text = f"nobody can fence {name}, so it cannot hand over"

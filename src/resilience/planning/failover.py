@@ -25,7 +25,7 @@ from .budget import over_budget
 from .candidates import Muster, Standby, best, muster
 from .loss import SPLIT_BRAIN, Ending, exceeds, known_sync, loss_of, too_much
 from .staleness import stale
-from .steps import steps_of
+from .steps import steps_of, unreachable
 
 __all__ = ["decide", "plan_failover", "stale"]
 
@@ -308,6 +308,8 @@ class _Case:
         if not self.routes:
             text = "no route is switched: clients have to find the new primary by themselves"
             yield Finding(severity="warning", subject="routes", text=text, hint="give the group a switch")
+        if self.kind == "switchover":
+            yield from unreachable(self.routes)
         for route in self.routes:
             if route.to is not None and self.found.primary and route.to != self.found.primary and not route.follows:
                 text = f"it leads to {route.to}, not to {self.found.primary}"

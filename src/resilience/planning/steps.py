@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from resilience.model.failover import FailoverPlan, Step
+from resilience.model.findings import Finding
+from resilience.model.groups import RouteFacts
 from resilience.model.groups import some_of
 
 
@@ -27,7 +29,7 @@ def _before(plan: FailoverPlan) -> Iterator[Step]:
     if planned and plan.candidate is not None:
         yield Step(kind="prepare", subject=plan.candidate, text="a checkpoint, and it catches up, while clients write")
     for route in plan.routes:
-        if not route.follows:
+        if not route.follows and route.reachable:
             yield Step(kind="hold", subject=route.route, text="clients wait")
     for member in plan.fences:
         handed = planned and member == plan.primary
@@ -39,7 +41,8 @@ def _after(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
     new = plan.candidate or "whom it elects"
     for route in plan.routes:
         found = "clients find it by themselves" if route.follows else "clients go on there"
-        yield Step(kind="switch", subject=route.route, text=f"to {new}; {found}")
+        if route.reachable:
+            yield Step(kind="switch", subject=route.route, text=f"to {new}; {found}")
     for name in followers:
         yield Step(kind="follow", subject=name, text=f"it receives from {new}; beside the switch")
     yield Step(kind="verify", subject=plan.candidate or "", text="a mark is written and read back")
@@ -52,3 +55,11 @@ def _after(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
 def waits(members: tuple[str, ...], needed: int) -> str:
     """Say whom a write waits for."""
     return f"a write then waits for {some_of(members, needed)}"
+
+
+def unreachable(routes: Sequence[RouteFacts]) -> Iterator[Finding]:
+    """Yield a blocker for every route that nobody could look at: what can wait waits until its clients can be led."""
+    for route in routes:
+        if not route.reachable:
+            hint = "make it answer, or take it out of the group"
+            yield Finding(severity="blocker", subject=route.route, text="nobody could look at it", hint=hint)

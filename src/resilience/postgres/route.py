@@ -19,7 +19,7 @@ from .addresses import Address, read_addresses
 from .arrival import RETRY_SECONDS, Arrival, arrival, first_arrival
 from .client import Dsn, parse_dsn
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.4
 WRITERS = ("primary", "read-write")
 SILENT_SECONDS = 127.0
 """How long Linux asks for a connection before it gives up (tcp_syn_retries 6), where nothing else is set."""

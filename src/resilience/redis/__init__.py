@@ -9,6 +9,7 @@ from resilience.lazily import lazily
 if TYPE_CHECKING:
     from .directory import RedisDataDirectory
     from .scratch import RedisScratch
+    from .server import RedisServer
     from .target import RedisTarget
     from .validator import RedisBackupValidator
 
@@ -16,6 +17,7 @@ __all__ = [
     "RedisBackupValidator",
     "RedisDataDirectory",
     "RedisScratch",
+    "RedisServer",
     "RedisTarget",
 ]
 
@@ -25,6 +27,7 @@ __getattr__, __dir__ = lazily(
         "RedisBackupValidator": "validator",
         "RedisDataDirectory": "directory",
         "RedisScratch": "scratch",
+        "RedisServer": "server",
         "RedisTarget": "target",
     },
 )

@@ -25,9 +25,9 @@ from resilience.primitives import Log, Reached, StoredBackup
 from resilience.programs import Account
 
 from .client import Url, parse_redis_url
-from .isolation import Isolation, LiveRedis, find_program
+from .isolation import Isolation, LiveRedis, Login, find_program
 from .leaving import Left, start, stop
-from .loading import databases_of, reached_by, write_rdb
+from .loading import databases_of, reached_by, too_old, write_rdb
 from .mark import GUARD, MARK, Mark, unfinished
 from .survey import SYSTEM
 
@@ -134,10 +134,16 @@ class RedisDataDirectory:
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveRedis]:
         """Run an isolated server on the restored data; see `RestoreDestination.live`."""
+        async with self.serving() as live:
+            yield live
+
+    @asynccontextmanager
+    async def serving(self, login: Login | None = None, **settings: str) -> AsyncIterator[LiveRedis]:
+        """Run a server like that of `live` which others may reach, as `settings` say (`_` for `-`)."""
         if self._restored is None:
             raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
         where = self._base if self.appendonly else self._rdb
-        async with self._restored.run(dir=str(where.parent), dbfilename=where.name) as live:
+        async with self._restored.run(login, dir=str(where.parent), dbfilename=where.name, **settings) as live:
             yield live
 
     async def discard(self) -> None:
@@ -211,13 +217,9 @@ class RedisDataDirectory:
             program = await find_program(self.program)
         except Unsupported as missing:
             return [Finding(severity="blocker", subject=self.name, text=missing.what, hint=missing.hint)]
-        said = str(manifest.details.get("version", ""))
-        parts = said.split(".")
-        older = len(parts) > 1 and (program.major, program.minor) < (int(parts[0]), int(parts[1]))
-        if manifest.details.get("product") != program.product or not older:
-            return []
-        text = f"the backup is of {program.product} {said}, {program.path} is {program.version} and may not read it"
-        return [Finding(severity="blocker", subject=self.name, text=text, hint="name a newer program with program=")]
+        text = too_old(manifest, program.product, program.version)
+        hint = "name a newer program with program="
+        return [Finding(severity="blocker", subject=self.name, text=text, hint=hint)] if text else []
 
     def _may_discard(self) -> bool:
         if unfinished(self.path, self._manifest) or (self._restored is not None and self.path.exists()):

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
@@ -44,6 +45,26 @@ class LiveRedis:
         """Ask what it says about itself."""
         async with commands(Url.parse(self.url), operation="look") as client:
             return await ask_info(client, "everything")
+
+
+@frozen
+class Login:
+    """What a server asks for: a user, or without a name everybody, and a password."""
+
+    password: str = field(repr=False)
+    user: str = ""
+
+    @property
+    def lines(self) -> str:
+        """Return lines of redis.conf."""
+        said = '"' + self.password.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        named = f"user {self.user} on ~* &* +@all #{sha256(self.password.encode()).hexdigest()}\n" if self.user else ""
+        return f"requirepass {said}\n{named}"
+
+    @property
+    def userinfo(self) -> str:
+        """Return what stands before the place in a URL."""
+        return f":{quote(self.password, safe='')}@"
 
 
 @frozen
@@ -84,19 +105,20 @@ class Isolation:
     settings: Mapping[str, str] = field(factory=dict)
 
     @asynccontextmanager
-    async def run(self, *, secrets: str = "", **more: str) -> AsyncIterator[LiveRedis]:
+    async def run(self, login: Login | None = None, **more: str) -> AsyncIterator[LiveRedis]:
         """Run it until it has loaded its data; ended on leaving, and nothing is saved.
 
-        `more` are settings of this run, `_` for `-`; `secrets` are lines of a configuration file, since anybody can
-        read a command line. Raises Corrupt if it cannot load the data, Interrupted if it does not start for another
-        reason.
+        With a `login` nobody may do anything without it. `more` are settings of this run, `_` for `-`. Raises Corrupt
+        if it cannot load the data, Interrupted if it does not start for another reason.
         """
         folder = _folder(self.account)
+        secrets, user = (login.lines, login.userinfo) if login is not None else ("", "")
         try:
+            # What is secret goes into a file, since anybody can read a command line.
             await in_thread(write_durably, folder / "conf", secrets.encode(), self.account)
             command = [self.program, str(folder / "conf"), *self._arguments(folder, more)]
             async with started(command, account=self.account, cwd=self.data) as running:
-                live = LiveRedis(f"unix://{quote(str(folder / 'socket'))}")
+                live = LiveRedis(f"unix://{user}{quote(str(folder / 'socket'))}")
                 await _ready(live, running, folder / "log")
                 yield live
         finally:

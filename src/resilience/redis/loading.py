@@ -33,6 +33,24 @@ def databases_of(manifest: Manifest) -> int:
     return max([DATABASES, *numbers])
 
 
+def too_old(manifest: Manifest, product: str, version: str) -> str:
+    """Say why a server may not be able to read a backup, or nothing: a newer release wrote it."""
+    said = str(manifest.details.get("version", ""))
+    if manifest.details.get("product") != product or is_at_least(version, said):
+        return ""
+    return f"the backup is of {product} {said}, and {version} may not read it"
+
+
+def is_at_least(version: str, wanted: str) -> bool:
+    """Compare two versions of the same product."""
+    return _numbers(version) >= _numbers(wanted)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """Return major and minor release: patches change no format."""
+    return tuple(int(each) if each.isdecimal() else 0 for each in version.split(".")[:2])
+
+
 async def write_rdb(backup: StoredBackup, path: Path, account: Account | None) -> Header:
     """Write a backup's RDB to a new file and make it durable. Raises Corrupt, OSError and what reading raises."""
     file = _File(path)

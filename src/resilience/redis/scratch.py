@@ -21,7 +21,7 @@ from resilience.model.plans import RestorePlan
 from resilience.primitives import Log, Reached, StoredBackup
 
 from .directory import RedisDataDirectory
-from .isolation import LiveRedis
+from .isolation import LiveRedis, Login
 from .survey import SYSTEM
 
 _USUAL_ACCOUNTS = ("redis", "valkey", "nobody")
@@ -81,9 +81,15 @@ class RedisScratch:
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveRedis]:
         """Run the isolated server; see `RestoreDestination.live`."""
+        async with self.serving() as live:
+            yield live
+
+    @asynccontextmanager
+    async def serving(self, login: Login | None = None, **settings: str) -> AsyncIterator[LiveRedis]:
+        """Run a server like that of `live` which others may reach; see `RedisDataDirectory.serving`."""
         if self._directory is None:
             raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
-        async with self._directory.live() as live:
+        async with self._directory.serving(login, **settings) as live:
             yield live
 
     async def discard(self) -> None:

@@ -1,0 +1,125 @@
+"""A running server becomes the replica of a scratch server, gets all it has, and is a master again."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+
+from attrs import define, field
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, RedisError
+
+from resilience.model.errors import Interrupted, Unavailable
+
+from .client import Url, ask
+from .isolation import LiveRedis, Login
+from .survey import Info, ask_info
+
+OURS = "resilience-restore-"
+"""What a password begins with that we gave a server for the time of a restore."""
+PATIENCE_SECONDS = 120.0
+"""How long a copy may make no progress: twice Redis's own repl-timeout."""
+_LOOK_SECONDS = 0.05
+_PROGRESS = (
+    "master_link_status",
+    "master_sync_in_progress",
+    "master_sync_read_bytes",
+    "slave_repl_offset",
+    "loading_loaded_bytes",
+)
+
+
+def free_port(address: str) -> int:
+    """Return a port that was free a moment ago. Raises OSError if the address is not this machine's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@define
+class Copying:
+    """One copy into the server behind `client`; `filled` tells whether it has all of it.
+
+    `login` is what the scratch server has to ask for: what the server offers to masters as it is (`masterauth`), or a
+    new password that is taken away again. A killed restore may leave that one behind; it opens nothing, and the next
+    restore knows it by its first letters.
+    """
+
+    client: Redis
+    url: Url
+    patience: float = field(default=PATIENCE_SECONDS, kw_only=True)
+    login: Login = field(factory=lambda: Login(OURS + secrets.token_urlsafe(24)), init=False)
+    tls: bool = field(default=False, init=False)
+    filled: bool = field(default=False, init=False)
+    _ours: bool = field(default=True, init=False)
+    _source: str = field(default="", init=False)
+
+    async def prepare(self) -> None:
+        """Read how the server logs in to a master, and whether with TLS."""
+        offered = await self._setting("masterauth")
+        if offered and not offered.startswith(OURS):
+            self._ours = False
+            self.login = Login(offered, await self._setting("masteruser"))
+        self.tls = await self._setting("tls-replication") == "yes"
+
+    async def copy(self, source: LiveRedis, host: str, port: int) -> None:
+        """Attach it and wait until it has everything. Raises Unavailable if it does not get on."""
+        self._source = (await source.info()).text("master_replid")
+        if self._ours:
+            await ask(self.client, "CONFIG", "SET", "masterauth", self.login.password)
+        await ask(self.client, "REPLICAOF", host, port)
+        loop = asyncio.get_running_loop()
+        moved, seen = loop.time(), ""
+        while not await self._complete(info := await ask_info(self.client, "everything"), source):
+            progress = " ".join(info.text(name) for name in _PROGRESS)
+            if progress != seen:
+                moved, seen = loop.time(), progress
+            elif loop.time() - moved > self.patience:
+                raise Unavailable(
+                    f"it did not copy from {host}:{port}: the link is {info.text('master_link_status') or 'down'}",
+                    operation="restore",
+                    subject=self.url.where,
+                    hint="it has to reach that address (listen=); its log says more",
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def detach(self) -> None:
+        """Make it a master again, and put back how it logs in. Raises Interrupted, saying what is left to do."""
+        if not self._source:
+            return
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
+        while True:
+            try:
+                await ask(self.client, "REPLICAOF", "NO", "ONE")
+                if self._ours:
+                    await ask(self.client, "CONFIG", "SET", "masterauth", "")
+                # A server that has copied a history to its end remembers which one.
+                self.filled = (await ask_info(self.client, "replication")).text("master_replid2") == self._source
+                return
+            except BusyLoadingError:  # it has received everything and cannot be disturbed until that is loaded
+                deadline = max(deadline, loop.time() + _LOOK_SECONDS)
+            except RedisError as error:
+                if loop.time() > deadline:
+                    raise Interrupted(
+                        f"it may still be a replica: {error}",
+                        operation="restore",
+                        subject=self.url.where,
+                        hint="run REPLICAOF NO ONE and CONFIG SET masterauth '' there",
+                    ) from error
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _complete(self, info: Info, source: LiveRedis) -> bool:
+        """Tell whether it has all that the scratch server has: on the same history, as far."""
+        if info.number("loading") or info.text("master_link_status") != "up" or info.number("master_sync_in_progress"):
+            return False
+        offset = (await source.info()).number("master_repl_offset")
+        return info.text("master_replid") == self._source and info.number("slave_repl_offset") >= offset
+
+    async def _setting(self, name: str) -> str:
+        """Return a setting, empty if the server does not know it."""
+        answer = await ask(self.client, "CONFIG", "GET", name)
+        return answer[1].decode() if answer else ""

@@ -1,0 +1,188 @@
+"""RedisServer: a running server that cannot be stopped takes over what a backup holds.
+
+There is no command to load an RDB into a server that runs, but one that every replica has: a scratch server holds the
+backup, the running one becomes its replica, and is detached when it has everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from attrs import define, evolve, field
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from resilience.concurrency import finish
+from resilience.model.capture import Restored
+from resilience.model.errors import Refused, Unsupported
+from resilience.model.facts import DestinationFacts
+from resilience.model.findings import Finding
+from resilience.model.manifests import Manifest
+from resilience.model.plans import RestorePlan
+from resilience.model.show import as_bytes
+from resilience.planning.restore import plan_restore
+from resilience.primitives import Log, Reached, StoredBackup
+
+from .client import Url, ask, commands, parse_redis_url
+from .copying import PATIENCE_SECONDS, Copying, free_port
+from .isolation import LiveRedis, find_program
+from .loading import is_at_least, too_old
+from .scratch import RedisScratch
+from .survey import SYSTEM, Info, ask_info
+
+
+@define
+class RedisServer:
+    """A running Redis or Valkey, a master outside a cluster, that is given the data of a backup.
+
+    It has to be empty. `replace=True` gives up what it holds: its old data serves its readers until the new one has
+    come. It takes no writes meanwhile, and its own replicas follow.
+
+    The scratch server that it copies from runs here, with `program`, below `within`, as `owner`; the running one has to
+    reach it at `listen` (an address of this machine, by default the loopback). It asks for a password: the one that the
+    running server uses towards masters already (`masterauth`), or else a new one, taken away again afterwards. Where
+    replication has to be encrypted (`tls-replication yes`), `settings` give the scratch server its certificate
+    (`tls-cert-file` and so on).
+
+    Its user needs `+info +config|get +config|set +replicaof`, and `+flushall` for `discard`.
+    """
+
+    system: ClassVar[str] = SYSTEM
+    accepts: ClassVar[tuple[str, ...]] = ("rdb",)
+    replays: ClassVar[tuple[str, ...]] = ()
+
+    url: Url = field(converter=parse_redis_url, kw_only=True)
+    replace: bool = field(default=False, kw_only=True)
+    listen: str = field(default="127.0.0.1", kw_only=True)
+    program: str | Path | None = field(default=None, kw_only=True)
+    within: str | Path | None = field(default=None, kw_only=True)
+    owner: str | None = field(default=None, kw_only=True)
+    modules: Sequence[str] = field(default=(), kw_only=True)
+    settings: Mapping[str, str] = field(factory=dict, repr=False, kw_only=True)
+    patience: float = field(default=PATIENCE_SECONDS, kw_only=True)
+    _filled: bool = field(default=False, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Where it is."""
+        return self.url.where
+
+    async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
+        """Look whether the server is empty and can become a replica, and the scratch one has room. Writes nothing."""
+        scratch = await self._scratch.survey(chain)
+        async with commands(self.url, operation="restore") as client:
+            info = await ask_info(client, "everything")
+            findings = [*scratch.findings, *await self._obstacles(client, info, chain[-1])]
+        empty = self.replace or not info.keys
+        return evolve(scratch, destination=self.name, empty=empty, findings=tuple(findings))
+
+    async def apply(
+        self,
+        plan: RestorePlan,
+        *,
+        chain: Sequence[StoredBackup],
+        log: Log | None = None,
+        reached: Reached | None = None,
+    ) -> Restored:
+        """Have the running server copy the backup from a scratch server; see `RestoreDestination.apply`.
+
+        It has all of it or what it had before, and is a master again when this returns or raises. Raises Refused if it
+        has keys by now, Corrupt if the backup is damaged, Unavailable if the copy does not get on, Interrupted if the
+        server could not be detached: then it says what to do.
+        """
+        manifests = [backup.manifest for backup in chain]
+        plan_restore(manifests, await self.survey(manifests))
+        scratch = self._scratch
+        try:
+            restored = await scratch.apply(plan, chain=chain, log=log, reached=reached)
+            async with commands(self.url, operation="restore") as client:
+                copying = Copying(client, self.url, patience=self.patience)
+                await copying.prepare()
+                async with self._serving(scratch, copying) as (source, port):
+                    try:
+                        await copying.copy(source, self.listen, port)
+                    finally:
+                        await finish(copying.detach())
+                        self._filled = self._filled or copying.filled
+            return restored
+        finally:
+            await finish(scratch.discard())
+
+    @asynccontextmanager
+    async def live(self) -> AsyncIterator[LiveRedis]:
+        """Return the running server itself; see `RestoreDestination.live`."""
+        if not self._filled:
+            raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
+        yield LiveRedis(self.url.text)
+
+    async def discard(self) -> None:
+        """Remove all keys that a restore by this object has brought; nothing if it has brought none."""
+        if not self._filled:
+            return
+        async with commands(self.url, operation="discard") as client:
+            await ask(client, "FLUSHALL", "SYNC")
+            await ask(client, "FUNCTION", "FLUSH", "SYNC")
+        self._filled = False
+
+    @property
+    def _scratch(self) -> RedisScratch:
+        return RedisScratch(program=self.program, within=self.within, owner=self.owner, modules=self.modules)
+
+    @asynccontextmanager
+    async def _serving(self, scratch: RedisScratch, copying: Copying) -> AsyncIterator[tuple[LiveRedis, int]]:
+        """Run the scratch server where the running one can reach it."""
+        port = free_port(self.listen)
+        ports = {"port": "0", "tls_port": str(port)} if copying.tls else {"port": str(port)}
+        more = {name.replace("-", "_"): value for name, value in self.settings.items()}
+        serving = scratch.serving(
+            copying.login, bind=self.listen, repl_diskless_sync="yes", repl_diskless_sync_delay="0", **ports, **more
+        )
+        async with serving as live:
+            yield live, port
+
+    async def _obstacles(self, client: Redis, info: Info, manifest: Manifest) -> list[Finding]:
+        """Find what keeps the running server from becoming a replica, and from keeping what it gets."""
+        most, needed = info.number("maxmemory"), manifest.details.get("used_memory")
+        old = too_old(manifest, info.product, info.version)
+        program = await self._newer(info)
+        blockers = [
+            (bool(old), old, "restore into a newer server"),
+            (bool(program), program, "name a program of the server's own release with program="),
+            (info.number("cluster_enabled") > 0, "it is part of a cluster", "restore into each shard's data directory"),
+            (info.number("loading") > 0, "it is loading its data", "try again when it has finished"),
+            (not info.master, f"it is a replica of {info.text('master_host')}", _DETACH),
+            (await _watched(client), "Sentinels watch it, and would undo what is done here", _REMOVE),
+            (
+                bool(most) and isinstance(needed, int) and needed > most,
+                f"its maxmemory of {as_bytes(most)} is less than the data took, so it would evict or refuse keys",
+                "raise maxmemory",
+            ),
+        ]
+        return [
+            Finding(severity="blocker", subject=self.name, text=text, hint=hint) for no, text, hint in blockers if no
+        ]
+
+    async def _newer(self, info: Info) -> str:
+        """Say why the running server may not understand what the scratch server sends, or nothing."""
+        try:
+            program = await find_program(self.program)
+        except Unsupported:
+            return ""  # the scratch server's own survey says so
+        if program.product != info.product or is_at_least(info.version, program.version):
+            return ""
+        return f"{program.path} is {program.version}: the server, {info.version}, may not understand what it sends"
+
+
+_DETACH = "if a restore was interrupted, run REPLICAOF NO ONE there; else restore into its master"
+_REMOVE = "take it off their list with SENTINEL REMOVE first"
+
+
+async def _watched(client: Redis) -> bool:
+    """Tell whether Sentinels are connected; False if we may not know."""
+    try:
+        return b"name=sentinel-" in await ask(client, "CLIENT", "LIST")
+    except ResponseError:
+        return False

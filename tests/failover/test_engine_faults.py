@@ -268,7 +268,7 @@ async def test_a_pool_that_cannot_be_held_does_not_keep_a_dead_primary() -> None
     report = await stage.fail_over(plan)
     assert report.ending == "completed"
     assert [each.text for each in report.findings if each.subject == "pool"] == [
-        "hold pool: unknown: hold pool: its console does not answer"
+        "hold pool: unknown: its console does not answer"
     ]
     stage.assert_failed_over("b")
 

@@ -14,7 +14,7 @@ from .groups import Fence, GroupFacts, RouteFacts, Sample
 from .json import to_json
 from .moments import aware, not_negative, positive
 from .positions import Position, RecoveryPoint
-from .show import Shown, as_span, when
+from .show import Shown, as_span, as_times, when
 
 FailoverKind = Literal["failover", "switchover", "failback"]
 StepKind = Literal[
@@ -370,7 +370,7 @@ class FailoverReport(Shown):
         lines = [head, *([f"because: {self.why}"] if self.why else [])]
         lines += [f"cause: {self.cause}"] if self.cause else []
         lines += [f"by {self.actor or 'somebody'}: {self.reason or 'no reason was given'}"]
-        lines += [f"taken over {self.resumed} times"] if self.resumed else []
+        lines += [f"taken over {as_times(self.resumed)}"] if self.resumed else []
         lines += [f"{each.at:%H:%M:%S}.{each.at.microsecond // 1000:03d}  {each}" for each in self.steps]
         lines += [str(self.loss), *(f"  {each}" for each in self.loss.evidence)] if self.promoted else []
         lines += [", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in self.phases)] if self.phases else []

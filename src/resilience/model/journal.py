@@ -11,7 +11,7 @@ from .failover import Accepted, Decision, FailoverPlan, FailoverReport, Promoted
 from .findings import Finding
 from .groups import Fence, GroupFacts, RouteFacts
 from .moments import aware
-from .show import Shown, as_span
+from .show import Shown
 
 RecordKind = Literal["begun", "taken over", "went on", "ended"]
 
@@ -99,8 +99,10 @@ class Record(Shown):
         if self.kind == "taken over":
             return f"taken over in epoch {self.epoch}{who}{why}{terms}"
         if self.kind == "ended" and self.report is not None:
-            primary = f", {self.report.primary} is primary" if self.report.primary else ""
-            return f"{self.report.ending} after {as_span(self.report.seconds)}{primary}"
+            primary = (
+                f"{self.report.primary} is primary" if self.report.ending == "completed" else "nobody was promoted"
+            )
+            return f"{self.report.ending} after {self.report.seconds:.3f} s: {primary}"
         return ""
 
 

@@ -58,6 +58,11 @@ def as_span(span: timedelta | float | None) -> str:
     return " ".join(words[:2])
 
 
+def as_times(count: int) -> str:
+    """Write how often for a person: `once`, `twice`, `3 times`."""
+    return {1: "once", 2: "twice"}.get(count, f"{count} times")
+
+
 def when(moment: datetime | None) -> str:
     """Write a moment for a person: to the second if it is a whole one, with its zone; `unknown` for None."""
     if moment is None:

@@ -107,7 +107,7 @@ class Engine:
         except Exception as error:  # noqa: BLE001  # whatever it is, it is written down
             moved = isinstance(error, RouteMoved) and step.kind != "promote"
             outcome = "not done" if moved or isinstance(error, Refused) else "unknown"
-            text = str(error) if isinstance(error, ResilienceError) else f"{type(error).__name__}: {error}"
+            text = _said(error, step)
         return StepDone(step=step, outcome=outcome, at=at, seconds=time.monotonic() - began, text=text), came
 
     async def _outcome(self, came: Sequence[tuple[StepDone, Came]]) -> Record:
@@ -212,6 +212,15 @@ class Engine:
             subject=self.group.name,
             hint="resume() looks again and goes on from there",
         )
+
+
+def _said(error: Exception, step: Step) -> str:
+    """Say in one line what went wrong with a step, without naming its subject twice."""
+    if not isinstance(error, ResilienceError):
+        return f"{type(error).__name__}: {error}"
+    if error.subject != step.subject:
+        return str(error)
+    return f"{error.what} ({error.hint})" if error.hint else error.what
 
 
 STANDS: dict[State, str] = {

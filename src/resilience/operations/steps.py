@@ -92,7 +92,7 @@ class Effects:
         except (Unavailable, Interrupted, FencingUnproven) as error:
             if not terms.accept_split_brain or self.execution.plan.kind != "failover":
                 raise
-            evidence = f"accepted by {self.actor or 'whoever began this'} though {error}"
+            evidence = f"accepted by {self.actor or 'whoever began this'} though {error.what}"
             at = self.clock()
             fence = Fence(member=step.subject, kind="waived", epoch=epoch, at=at, evidence=evidence)
         return Came(text=f"{fence.kind}: {fence.evidence}", fence=fence)

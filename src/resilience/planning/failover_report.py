@@ -35,7 +35,7 @@ def reported(execution: Execution, *, now: datetime, checking: float = 0.0) -> F
         resumed=execution.resumed,
         actor=execution.actor,
         reason=execution.reason,
-        findings=(*execution.findings, *_left(execution)),
+        findings=tuple(dict.fromkeys([*execution.findings, *_decided(execution), *_left(execution)])),
     )
 
 
@@ -59,6 +59,11 @@ def _phases(execution: Execution, checking: float) -> Iterator[tuple[Phase, floa
 def _sorted(led: list[StepDone], follows: set[str]) -> Iterator[tuple[Phase, list[StepDone]]]:
     yield "propagation", [each for each in led if each.step.subject not in follows]
     yield "reconnect", [each for each in led if each.step.subject in follows]
+
+
+def _decided(execution: Execution) -> tuple[Finding, ...]:
+    """Return what was said of the second decision, if it was carried out."""
+    return execution.decision.findings if execution.decision is not None and execution.promoted is not None else ()
 
 
 def _left(execution: Execution) -> Iterator[Finding]:

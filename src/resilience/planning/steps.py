@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from resilience.model.failover import FailoverPlan, Step
 from resilience.model.findings import Finding
-from resilience.model.groups import RouteFacts
-from resilience.model.groups import some_of
+from resilience.model.groups import RouteFacts, some_of
 
 
 def steps_of(plan: FailoverPlan, *, followers: Sequence[str] = ()) -> tuple[Step, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from resilience.model.failover import FailoverReport
-from resilience.model.show import as_span, when
+from resilience.model.show import as_span, as_times, when
 
 PHASES = {
     "detection": "from the failure until it was looked at",
@@ -42,7 +42,7 @@ def _summary(report: FailoverReport) -> Iterator[str]:
         ("stopped because", report.why),
         ("done by", f"{report.actor or 'somebody'}, because: {report.reason or 'no reason was given'}"),
         ("epoch", str(report.epoch)),
-        ("taken over", f"{report.resumed} times" if report.resumed else ""),
+        ("taken over", as_times(report.resumed) if report.resumed else ""),
         *(("fenced", str(fence)) for fence in report.fences),
     ]
     yield "| | |"

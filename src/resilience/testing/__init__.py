@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .drills import CanarySuite, FaultSuite
     from .faults import WatchedStore, change, changed
     from .fencers import FencerSuite
+    from .journals import JournalSuite
     from .keys import KeySuite
     from .logs import LogSuite
     from .memory import MemoryDestination, MemoryTarget
@@ -37,6 +38,7 @@ __all__ = [
     "CanarySuite",
     "FaultSuite",
     "FencerSuite",
+    "JournalSuite",
     "KeySuite",
     "LogSuite",
     "MemoryDestination",
@@ -60,6 +62,7 @@ __getattr__, __dir__ = lazily(
         "CanarySuite": "drills",
         "FaultSuite": "drills",
         "FencerSuite": "fencers",
+        "JournalSuite": "journals",
         "KeySuite": "keys",
         "LogSuite": "logs",
         "MemoryDestination": "memory",

@@ -5,6 +5,7 @@ Nothing in here is real. Every effect is watched before and after it: `Simulated
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from attrs import define, field
@@ -21,7 +22,7 @@ from resilience.model.failover import Divergence, PhaseFloor, Promoted, Promotio
 from resilience.model.groups import Fence, GroupFacts, RouteFacts
 from resilience.model.positions import RecoveryPoint
 
-from .groups import SimulatedGroup, SimulatedServer
+from .groups import SimulatedGroup, SimulatedServer, position
 
 
 @define
@@ -70,7 +71,6 @@ class SimulatedPromoter:
         for fence in order.fences:
             if fence.kind == "proven" and self.world.servers[fence.member].writable:
                 raise FencingUnproven("it takes writes again", operation="promote", subject=fence.member)
-        forked = server.position
         if server.role != "primary":
             server.role, server.upstream = "primary", ""
             server.forks.append(len(server.log))
@@ -82,7 +82,7 @@ class SimulatedPromoter:
             epoch=order.epoch,
             instance=server.instance,
             point=RecoveryPoint(position=server.position),
-            forked_at=forked,
+            forked_at=position(len(server.forks) - 1, server.forks[-1]),
             at=self.world.clock(),
         )
 
@@ -166,6 +166,10 @@ class SimulatedSwitch:
     held: bool = False
     version: int = 1
     switches: list[str] = field(factory=list)
+    _going: asyncio.Event = field(factory=asyncio.Event, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._going.set()
 
     async def survey(self) -> RouteFacts:
         """See `primitives.TrafficSwitch`."""
@@ -174,16 +178,15 @@ class SimulatedSwitch:
 
     async def switch(self, to: str | None, *, expected: str) -> RouteFacts:
         """See `primitives.TrafficSwitch`."""
+        if to is not None and to not in self.world.servers:
+            raise ValueError(f"{to} is no member that this route leads to")
         word = f"hold {self.name}" if to is None else f"switch {self.name} {to}"
         await self.world.watch(f"before {word}")
         there = self.held if to is None else (self.to == to and not self.held)
         if not there:
             if expected != str(self.version):
                 raise RouteMoved("somebody else has changed it", operation="switch", subject=self.name)
-            self.version += 1
-            self.held, self.to = to is None, to if to is not None else self.to
-            if to is not None:
-                self.switches.append(to)
+            self._lead(to)
             self.world.noted(word)
         await self.world.watch(f"after {word}")
         facts = self._facts()
@@ -193,7 +196,24 @@ class SimulatedSwitch:
 
     async def floor(self) -> tuple[PhaseFloor, ...]:
         """See `primitives.TrafficSwitch`."""
-        return (PhaseFloor(phase="propagation", seconds=0.0, why="nothing is simulated faster"),)
+        return (PhaseFloor(phase="propagation", seconds=0.0, why=f"{self.name}: nothing is faster"),)
+
+    async def client(self) -> str:
+        """Take the route as a client does: wait while it holds, then return the instance that took a write."""
+        await self._going.wait()
+        server = self.world.servers[self.to or ""]
+        self.world.write(server.name, f"by a client of {self.name}")
+        return server.instance
+
+    def _lead(self, to: str | None) -> None:
+        self.held = to is None
+        if to is None:
+            self._going.clear()
+            return
+        self.version += self.to != to
+        self.to = to
+        self.switches.append(to)
+        self._going.set()
 
     def _facts(self) -> RouteFacts:
         server = self.world.servers.get(self.to or "")
@@ -219,9 +239,9 @@ class SimulatedFencer:
     async def fence(self, member: str, *, epoch: int, clean: bool = False) -> Fence:
         """See `primitives.Fencer`."""
         await self.world.watch(f"before fence {member}")
-        server = self.world.servers[member]
-        if member in self.beyond:
+        if member in self.beyond or member not in self.members:
             raise FencingUnproven("its machine does not answer", operation="fence", subject=member)
+        server = self.world.servers[member]
         if epoch < server.epoch:
             raise FencedOff(f"epoch {server.epoch} has begun", operation="fence", subject=member)
         if clean and server.alive:

@@ -18,6 +18,7 @@ from resilience.model.errors import Interrupted, NotFollowing, Refused
 from resilience.model.failover import PromotionOrder
 from resilience.postgres import LocalFencer, PostgresMember, PostgresPromoter
 from resilience.postgres.processes import processes, send
+from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.replication import TestGroup, running_group
 
 from ..conftest import MAJORS
@@ -310,3 +311,19 @@ async def test_a_full_disk_ends_a_promotion_with_a_word(new_group: NewGroup) -> 
         assert [each.role for each in facts.members] == ["unknown", "standby"]
         promoted = await promoter.promote(PromotionOrder(candidate="b", epoch=2, fences=(evolve(fence, epoch=2),)))
         assert promoted.primary == "b"
+
+
+async def test_a_promotion_that_was_begun_is_finished_though_cancelled(new_group: NewGroup) -> None:
+    group = new_group(1)
+    async with promoter_of(group) as promoter:
+        await promoter.survey()
+        fence = await LocalFencer(group.members()).fence("a", epoch=1)
+        await promoter.settle(epoch=1)
+        order = PromotionOrder(candidate="b", epoch=1, fences=(fence,))
+        async with nothing_left_running():
+            promoting = asyncio.create_task(promoter.promote(order))
+            await asyncio.sleep(0.001)
+            promoting.cancel()
+            await asyncio.wait([promoting])
+        assert promoting.cancelled()
+        assert group.servers["b"].psql("select pg_is_in_recovery()") == "f"

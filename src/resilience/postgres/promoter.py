@@ -34,6 +34,7 @@ class PostgresPromoter:
 
     It keeps one connection a member: close it with `aclose()`, or use it in `async with`. A member that does not answer
     within `seconds` is one that cannot be reached. Settling and promoting may take `patience` seconds of replay.
+    What has begun is brought to its end within these, also when it is cancelled.
     `restore_command` (PostgreSQL 20.5.4) fetches WAL from the archive for a member that is rewound or has been away.
     """
 
@@ -91,20 +92,20 @@ class PostgresPromoter:
 
     async def settle(self, *, epoch: int) -> GroupFacts:
         """Freeze all standbys side by side; see `Promoter.settle`."""
-        seen = await settle(self._members, epoch=epoch, seconds=self.patience)
+        seen = await finish(settle(self._members, epoch=epoch, seconds=self.patience))
         return await self._facts(seen, primary_of(seen, self._members.primary), self.clock(), probe=False)
 
     async def promote(self, order: PromotionOrder) -> Promoted:
         """Promote the candidate; see `Promoter.promote`."""
-        return await promoting.promote(self._members, order, seconds=self.patience)
+        return await finish(promoting.promote(self._members, order, seconds=self.patience))
 
     async def verify(self, primary: str, *, epoch: int) -> RecoveryPoint:
         """Write a mark and read it back; see `Promoter.verify`."""
-        return await promoting.verify(self._members, primary, epoch=epoch)
+        return await finish(promoting.verify(self._members, primary, epoch=epoch))
 
     async def follow(self, member: str, *, primary: str, epoch: int) -> None:
         """Have a standby receive from the primary; see `Promoter.follow`."""
-        await following.follow(self._members, member, primary, epoch=epoch, seconds=self.patience)
+        await finish(following.follow(self._members, member, primary, epoch=epoch, seconds=self.patience))
 
     async def divergence(self, member: str, *, primary: str) -> Divergence:
         """Find out how a member can come back; see `Promoter.divergence`."""
@@ -117,7 +118,7 @@ class PostgresPromoter:
 
     async def require(self, primary: str, *, members: Sequence[str], needed: int, epoch: int) -> None:
         """Set whom the primary waits for; see `Promoter.require`."""
-        await promoting.require(self._members, primary, members, needed, epoch=epoch)
+        await finish(promoting.require(self._members, primary, members, needed, epoch=epoch))
 
     async def floor(self) -> tuple[PhaseFloor, ...]:
         """Return what promotion takes at least; see `Promoter.floor`."""

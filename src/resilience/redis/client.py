@@ -360,6 +360,8 @@ def from_server(said: str, *, where: str, operation: str) -> ResilienceError:
         hint = "grant the user what it lacks with ACL SETUSER"
     elif word in _LATER:
         kind = Unavailable
+    elif "BGSAVE failed" in said:
+        kind, hint = Unavailable, "its log says why; where memory is short, set vm.overcommit_memory = 1 on the host"
     elif "unknown command" in said or "nknown subcommand" in said or "unknown option" in said.lower():
         kind = Unsupported
     return kind(_one_line(said), operation=operation, subject=where, hint=hint)

@@ -11,10 +11,12 @@ from time import monotonic
 from attrs import field, frozen
 
 from resilience.concurrency import finish
-from resilience.model.errors import FencedOff, FencingUnproven, Unavailable, Unsupported
+from resilience.model.errors import FencingUnproven, Unavailable, Unsupported
 from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.programs import started
+
+from .local import Epochs
 
 LOOK_AGAIN_SECONDS = 0.1
 _SHOWN = 200
@@ -53,7 +55,7 @@ class CommandFencer:
     commands: Mapping[str, FenceCommand]
     seconds: float = field(default=60.0, kw_only=True)
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
-    _seen: dict[str, int] = field(factory=dict, init=False, repr=False)
+    _epochs: Epochs = field(factory=Epochs, init=False, repr=False)
 
     @property
     def members(self) -> Collection[str]:
@@ -109,10 +111,7 @@ class CommandFencer:
     def _commands(self, member: str, epoch: int) -> FenceCommand:
         if member not in self.commands:
             raise FencingUnproven("there is no command that fences it", operation="fence", subject=member)
-        if epoch < self._seen.setdefault(member, epoch):
-            text = f"epoch {epoch} is over: it has seen epoch {self._seen[member]}"
-            raise FencedOff(text, operation="fence", subject=member)
-        self._seen[member] = epoch
+        self._epochs.check(member, epoch)
         return self.commands[member]
 
 

@@ -194,15 +194,23 @@ class Effects:
     async def _order(self) -> PromotionOrder:
         """Return the order in this epoch; where nobody knows what came of it the fences are proven again."""
         epoch = self.execution.epoch
-        order = self.execution.order or PromotionOrder(candidate=None, epoch=epoch, fences=self.execution.fences)
+        candidate = self.execution.plan.candidate  # a group that elects decides nothing again
+        order = self.execution.order or PromotionOrder(candidate=candidate, epoch=epoch, fences=self.execution.fences)
         if self.execution.state != "in doubt":
             return evolve(order, epoch=epoch)
         again = [await self._proven(each.member) if each.kind == "proven" else each for each in order.fences]
         return evolve(order, epoch=epoch, fences=tuple(again))
 
     async def _still_standby(self, candidate: str | None, error: Refused) -> None:
-        """Raise Interrupted unless a candidate that refused is seen to be a standby: all is undone only after that."""
+        """Raise Interrupted unless a candidate that refused is seen to be a standby: all is undone only after that.
+
+        Where the group elects, nobody but the old primary may be seen to take writes.
+        """
         facts = await self.group.promoter.survey()
+        if candidate is None:
+            others = [each for each in facts.members if each.name != self.execution.plan.primary]
+            if not any(each.role == "primary" or each.writable for each in others):
+                return
         member = facts.member(candidate or "")
         if member is None or not member.reachable or member.role != "standby" or member.writable:
             text = f"nobody sees that it is still a standby, and yet: {error}"

@@ -249,7 +249,7 @@ class _Case:
                 why = seen.problem if seen is not None and seen.problem else "it is not a primary"
                 text = f"a switchover needs a primary that can hand over, and {name or 'nobody'} cannot: {why}"
                 yield _blocker(name or "primary", text, "plan a failover")
-        elif not facts.elects:
+        else:
             yield from self._death(name)
 
     def _death(self, name: str) -> Iterator[Finding]:

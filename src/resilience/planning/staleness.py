@@ -20,11 +20,31 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
         yield f"it expired at {when(plan.expires_at)}"
     if facts.owner != plan.facts.owner:
         yield f"the group is owned by {facts.owner or 'nobody'} now"
+    if has_elected(plan, facts):
+        yield from _routes_changed(plan.routes, routes)
+        return
     if facts.primary != plan.facts.primary:
         yield f"the primary is {facts.primary or 'nobody known'} now, and was {plan.facts.primary or 'nobody known'}"
     yield from _members_moved(plan.facts, facts)
     yield from _sync_moved(plan.facts.sync, facts.sync)
     yield from _routes_moved(plan.routes, routes)
+
+
+def has_elected(plan: FailoverPlan, facts: GroupFacts) -> bool:
+    """Tell whether the group has done meanwhile what was planned: another member takes writes for one that was dead."""
+    was = plan.facts.member(plan.primary)
+    now = facts.member(facts.primary)
+    asked = plan.kind == "failover" and plan.candidate is None and plan.facts.elects
+    moved = facts.primary not in ("", plan.primary) and now is not None and now.role == "primary"
+    return asked and moved and was is not None and not was.reachable
+
+
+def _routes_changed(before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
+    """Routes that clients follow lead elsewhere by now, and that is as it should be."""
+    follow = {each.route for each in routes if each.follows}
+    yield from _routes_moved(
+        [each for each in before if each.route not in follow], [each for each in routes if each.route not in follow]
+    )
 
 
 def _members_moved(was: GroupFacts, facts: GroupFacts) -> Iterator[str]:

@@ -19,7 +19,8 @@ def _steps(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
     if not plan.facts.elects:
         yield Step(kind="settle", text="the standbys stop receiving and apply all they have")
         yield Step(kind="decide", text="again, within what was confirmed")
-    yield Step(kind="promote", subject=plan.candidate or "", text=waits(plan.sync, plan.sync_needed))
+    elected = "" if plan.candidate is not None else "the group elects; "
+    yield Step(kind="promote", subject=plan.candidate or "", text=elected + waits(plan.sync, plan.sync_needed))
     yield from _after(plan, followers)
 
 
@@ -45,9 +46,9 @@ def _after(plan: FailoverPlan, followers: Sequence[str]) -> Iterator[Step]:
     for name in followers:
         yield Step(kind="follow", subject=name, text=f"it receives from {new}; beside the switch")
     yield Step(kind="verify", subject=plan.candidate or "", text="a mark is written and read back")
-    if plan.kind != "failover" and plan.candidate is not None:
+    if plan.kind != "failover" and (plan.candidate is not None or plan.facts.elects):
         yield Step(kind="rejoin", subject=plan.primary, text=f"it comes back behind {new}")
-        if plan.required_needed:
+        if plan.required_needed and plan.candidate is not None:
             yield Step(kind="require", subject=plan.candidate, text=waits(plan.required, plan.required_needed))
 
 

@@ -18,7 +18,7 @@ from resilience.postgres.isolation import READY_SECONDS, Isolation
 from . import following
 from .conninfo import quoted
 from .control import Control
-from .fence_mark import FenceMark
+from .fence_mark import mark_on
 from .looking import Look
 from .members import Members
 from .promoting import checkpoint
@@ -55,7 +55,7 @@ class Rejoin:
         if await self._follows(found, upstream):
             return
         server = self._server(name)
-        await in_thread(FenceMark(server.data, server.account).check, self.epoch)
+        await in_thread(mark_on(server.data, server.account).check, self.epoch)
         await self._stop(found, server)
         await checkpoint(self.members, primary, seconds=self.seconds)
         slot = self._slot(name)
@@ -157,7 +157,7 @@ class Rejoin:
 
         def configure() -> None:
             write_durably(server.data / SIGNAL, b"", account)
-            FenceMark(server.data, account).lift(self.epoch, settings=settings)
+            mark_on(server.data, account).lift(self.epoch, settings=settings)
             if workshop.unfinished():
                 workshop.close()
 

@@ -1,0 +1,111 @@
+"""Promoting: one replica takes writes, by its Sentinels' election or by hand (REPLICAOF NO ONE)."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from resilience.model.errors import Interrupted, Refused, ResilienceError, TimedOut, Unavailable
+from resilience.model.failover import Promoted, PromotionOrder
+from resilience.model.findings import Finding
+from resilience.model.moments import utc_now
+from resilience.model.positions import RecoveryPoint
+
+from .correcting import correct, guard
+from .electing import elect, readmit, recheck
+from .group import position
+from .looking import Look
+from .members import Members
+
+OPERATION = "promote"
+FENCE_SECONDS = 0.25
+"""How long a fenced member may take to prove us wrong: one that does not answer does not take writes from anybody."""
+MARK = "resilience:failover"
+MARK_SECONDS = 60
+"""How long the key stays that proves that writes are taken."""
+
+
+async def promote(members: Members, order: PromotionOrder, *, seconds: float) -> Promoted:
+    """Promote the candidate, or have the Sentinels elect; see `Promoter.promote`."""
+    await recheck(members, order.fences, seconds=FENCE_SECONDS)
+    _, council = await members.look_at_all(operation=OPERATION)
+    if order.candidate is None or council.elects:
+        name = await elect(members, order, seconds=seconds)
+        if order.candidate is not None:
+            await readmit(members)
+        return await _promoted(members, name, order)
+    await _by_hand(members, order.candidate, order)
+    return await _promoted(members, order.candidate, order)
+
+
+async def verify(members: Members, primary: str, *, epoch: int) -> RecoveryPoint:
+    """Write a key that soon expires and read it back; see `Promoter.verify`. Then have the Sentinels agree."""
+    text = json.dumps({"epoch": epoch, "primary": primary})
+    set_, read = await members.run(primary, ("SET", MARK, text, "EX", MARK_SECONDS), ("GET", MARK), operation="verify")
+    look = await members.look(primary, operation="verify")
+    if bytes(set_) != b"OK" or bytes(read or b"") != text.encode() or not look.master:
+        raise Interrupted("a mark that was written is not there", operation="verify", subject=primary)
+    with suppress(ResilienceError):  # what is still wrong with them a survey shows
+        await correct(members, primary, seconds=0, operation="verify")
+    return RecoveryPoint(position=position(look.replid, look.offset), time=look.now)
+
+
+async def require(members: Members, primary: str, needed: int, *, epoch: int) -> None:
+    """Have the master refuse writes while fewer than so many replicas are there; see `Promoter.require`."""
+    look = await members.look(primary, operation="require")
+    await members.stamp(primary, look, epoch=epoch, operation="require")
+    if not look.master:
+        raise Refused(f"{primary} is no master", operation="require", subject=primary)
+    await members.run(primary, ("CONFIG", "SET", "min-replicas-to-write", needed), operation="require")
+    await members.keep(primary, operation="require")
+
+
+async def _by_hand(members: Members, name: str, order: PromotionOrder) -> None:
+    look = await members.look(name, operation=OPERATION)
+    await members.stamp(name, look, epoch=order.epoch, operation=OPERATION)
+    if look.master:
+        return
+    await guard(members, name)
+    try:
+        await members.run(name, ("REPLICAOF", "NO", "ONE"), operation=OPERATION)
+    except TimedOut as error:
+        text = f"it was told to become the master, and {error.what}"
+        raise Interrupted(text, operation=OPERATION, subject=name, hint="resume looks again") from error
+    await members.keep(name, operation=OPERATION)
+
+
+async def _promoted(members: Members, name: str, order: PromotionOrder) -> Promoted:
+    """Ask the new master itself, and say what it is."""
+    try:
+        look = await members.look(name, operation=OPERATION)
+    except (Unavailable, Refused) as error:
+        text = f"it was promoted, and {error.what}"
+        raise Interrupted(text, operation=OPERATION, subject=name) from error
+    if not look.master:
+        raise Interrupted("it was promoted, and says that it is none", operation=OPERATION, subject=name)
+    at = utc_now()
+    members.primary = name
+    return Promoted(
+        primary=name,
+        epoch=order.epoch,
+        instance=look.instance,
+        point=RecoveryPoint(position=position(look.replid, look.offset), time=look.now),
+        forked_at=position(look.parent, look.forked_at) if look.parent else None,
+        at=at,
+        findings=_unasked(name, order, look),
+    )
+
+
+def _unasked(name: str, order: PromotionOrder, look: Look) -> tuple[Finding, ...]:
+    behind = [
+        f"{fence.member} had {fence.end}, and {name} left at {look.forked_at}"
+        for fence in order.fences
+        if fence.end is not None and look.parent == fence.end.branch and look.forked_at < fence.end.offset
+    ]
+    found = [
+        Finding(severity="warning", subject=name, text=f"it lacks what was handed over: {each}") for each in behind
+    ]
+    if order.candidate not in (None, name):
+        text = f"the Sentinels have elected it; {order.candidate} was asked for"
+        found.append(Finding(severity="warning", subject=name, text=text, hint="a switchover gives the role away"))
+    return tuple(found)

@@ -1,6 +1,9 @@
-"""Clusters of the tests that are copied are clusters of their own."""
+"""Clusters of the tests that are copied are clusters of their own, and leave nothing behind."""
 
 from __future__ import annotations
+
+import time
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +24,19 @@ def test_every_copy_of_a_cluster_is_a_cluster_of_its_own(new_server: NewServer, 
     assert copied.psql("select count(*) from trips") == "100"
     copied.stop()
     copied.run("pg_checksums", "--check", "-D", str(copied.data))
+
+
+def segments() -> set[str]:
+    """Return the ids of the shared memory that the kernel keeps until somebody removes it, see sysvipc(7)."""
+    return {line.split()[1] for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+def test_a_server_that_was_killed_leaves_no_shared_memory(new_server: NewServer) -> None:
+    server = new_server(17)
+    *_, segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()
+    assert segment in segments()
+    server.kill()
+    deadline = time.monotonic() + 30
+    while segment in segments():  # until the server's children have ended
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

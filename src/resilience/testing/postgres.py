@@ -5,6 +5,7 @@ Synchronous on purpose: a server outlives the event loop of one test. As root th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -28,6 +29,9 @@ from .machine import owned_folder as owned_folder
 from .machine import unprivileged as unprivileged
 
 START_SECONDS = 30.0
+_SHARED_MEMORY = 6
+"""The line of postmaster.pid, counted from 0, that has the key and the id; see src/include/utils/pidfile.h."""
+_IPC_RMID = 0
 
 
 class MissingServer(Exception):
@@ -140,7 +144,11 @@ class TestServer:
         """End the server with kill -9, if it runs, and wait for its children too."""
         self._signal(signal.SIGKILL)
         with suppress(FileNotFoundError):
-            (self.data / "postmaster.pid").unlink()
+            known = self.data / "postmaster.pid"
+            said = known.read_text().splitlines()
+            known.unlink()
+            if len(said) > _SHARED_MEMORY:
+                _forget(int(said[_SHARED_MEMORY].split()[1]))
 
     def psql(self, statement: str, *, database: str = "postgres", user: str = "postgres") -> str:
         """Run SQL and return what psql prints, unaligned and without headers. Raises CalledProcessError as psql does.
@@ -171,6 +179,14 @@ class TestServer:
         self._process.send_signal(number)
         self._process.wait()
         self._process = None
+
+
+def _forget(segment: int) -> None:
+    """Remove the shared memory that a killed server left; nobody else does, and of 4096 a machine has no more.
+
+    See shmctl(2). What the server's children still hold is gone when they have ended.
+    """
+    ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
 
 
 def _lines(cursor: psycopg.Cursor[tuple[object, ...]]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def missing(reason: str) -> None:
 @pytest.fixture(scope="session")
 def session_folder() -> Iterator[Path]:
     """A folder for the session that everybody may enter, unlike pytest's own."""
-    folder = Path(tempfile.mkdtemp(prefix="resilience-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="tests-"))
     folder.chmod(0o711)
     TestServer.copies = folder / "copies"
     yield folder

@@ -32,7 +32,7 @@ def test_the_quickstart_brings_the_rows_back_and_cleans_up(
         except MissingAzurite as error:
             missing(str(error))
         command.append("--azurite")
-    temporary = session_folder / f"quickstart-{where}"
+    temporary = session_folder / where
     temporary.mkdir()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -55,7 +55,7 @@ def test_the_failover_loses_nothing_and_brings_the_old_primary_back(
             find_pgbouncer()
         except MissingPgBouncer as error:
             missing(str(error))
-    temporary = session_folder / f"failover-{pooled}"
+    temporary = session_folder / f"pooled-{pooled}"
     temporary.mkdir(mode=0o711)
     hidden = [] if pooled else ["--without-pgbouncer"]
     command = [sys.executable, str(EXAMPLES / "failover.py"), *hidden]

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from resilience.lazily import lazily
 
 if TYPE_CHECKING:
+    from .aof.target import RedisAofTarget
+    from .aof.validator import RedisAofValidator
     from .directory import RedisDataDirectory
     from .scratch import RedisScratch
     from .server import RedisServer
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from .validator import RedisBackupValidator
 
 __all__ = [
+    "RedisAofTarget",
+    "RedisAofValidator",
     "RedisBackupValidator",
     "RedisDataDirectory",
     "RedisScratch",
@@ -24,6 +28,8 @@ __all__ = [
 __getattr__, __dir__ = lazily(
     __name__,
     {
+        "RedisAofTarget": "aof.target",
+        "RedisAofValidator": "aof.validator",
         "RedisBackupValidator": "validator",
         "RedisDataDirectory": "directory",
         "RedisScratch": "scratch",

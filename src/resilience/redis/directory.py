@@ -24,14 +24,16 @@ from resilience.planning.restore import plan_restore
 from resilience.primitives import Log, Reached, StoredBackup
 from resilience.programs import Account
 
+from .aof.restoring import load_aof
+from .aof.target import AOF
 from .client import Url, parse_redis_url
 from .isolation import Isolation, LiveRedis, Login, find_program
 from .leaving import Left, start, stop
-from .loading import databases_of, reached_by, too_old, write_rdb
+from .loading import ACCEPTED, databases_of, reached_by, too_old, write_rdb
 from .mark import GUARD, MARK, Mark, unfinished
 from .survey import SYSTEM
 
-COMING = "resilience.rdb"
+COMING, COMING_AOF = "resilience.rdb", "resilience.aof"
 """What is being restored is called so until the server has loaded it once."""
 
 
@@ -48,14 +50,15 @@ class RedisDataDirectory:
 
     `appendonly` says how the server will be started that takes over. It matters: one with `appendonly yes` that finds
     an RDB only starts empty. With it the data is left as the base of a multi-part append-only file (Redis 7 and newer),
-    or else as an RDB. `dbfilename`, `appenddirname` and `appendfilename` are as in its configuration.
+    or else as an RDB, whichever of the two was backed up. `dbfilename`, `appenddirname` and `appendfilename` are as in
+    its configuration.
 
     `leave="running"` starts it, with the configuration file `config` and over it `settings`; it has to answer at `url`,
     and goes on when we have gone.
     """
 
     system: ClassVar[str] = SYSTEM
-    accepts: ClassVar[tuple[str, ...]] = ("rdb",)
+    accepts: ClassVar[tuple[str, ...]] = ACCEPTED
     replays: ClassVar[tuple[str, ...]] = ()
 
     path: Path = field(converter=_absolute)
@@ -94,7 +97,7 @@ class RedisDataDirectory:
         log: Log | None = None,  # noqa: ARG002  # an RDB has none
         reached: Reached | None = None,  # noqa: ARG002
     ) -> Restored:
-        """Put the RDB there, have a server load it, and only then give it its name; see `RestoreDestination.apply`.
+        """Put the data there, have a server load it, and only then give it its name; see `RestoreDestination.apply`.
 
         Raises Refused if something has appeared here since the plan was made, StorageFailed if the disk is full,
         Corrupt if the backup is damaged or the server cannot load it, Interrupted if the server does not start for
@@ -119,9 +122,7 @@ class RedisDataDirectory:
         try:
             with _disk(self.name):
                 await in_thread(_prepare, self.path, account, mark)
-                header = await write_rdb(backup, self.path / COMING, account)
-            async with isolation.run(dbfilename=COMING) as live:
-                restored = reached_by(await live.info(), header, manifest)
+                restored = await self._fill(backup, isolation)
             with _disk(self.name):
                 await in_thread(self._finish, mark)
             self._restored = isolation
@@ -130,6 +131,14 @@ class RedisDataDirectory:
         if self.leave == "running" and self.url is not None:
             await start(self._left(), program.path, account, self.url)
         return restored
+
+    async def _fill(self, backup: StoredBackup, isolation: Isolation) -> Restored:
+        """Bring an RDB here that a server has loaded, or saved after it executed an append-only file."""
+        if backup.manifest.kind == AOF:
+            return await load_aof(backup, isolation, self.path / COMING_AOF, rdb=COMING)
+        header = await write_rdb(backup, self.path / COMING, isolation.account)
+        async with isolation.run(dbfilename=COMING) as live:
+            return reached_by(await live.info(), header, backup.manifest)
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveRedis]:
@@ -207,7 +216,7 @@ class RedisDataDirectory:
             destination=self.name,
             system=self.system,
             empty=empty,
-            needed=manifest.size,
+            needed=manifest.size * (2 if manifest.kind == AOF else 1),
             free=status.f_bavail * status.f_frsize,
             findings=tuple(findings),
         )

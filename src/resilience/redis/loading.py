@@ -21,6 +21,8 @@ from .rdb import HEAD, Checksum, Header, at, read_header
 from .survey import Info
 from .target import PART
 
+ACCEPTED = ("rdb", "aof")
+"""The kinds of backup that a server's data can be brought back from."""
 DATABASES = 16
 """How many databases a server has by default; one with fewer than the data needs does not start on it."""
 _NO_HISTORY = "0" * 40

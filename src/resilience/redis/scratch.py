@@ -22,6 +22,7 @@ from resilience.primitives import Log, Reached, StoredBackup
 
 from .directory import RedisDataDirectory
 from .isolation import LiveRedis, Login
+from .loading import ACCEPTED
 from .survey import SYSTEM
 
 _USUAL_ACCOUNTS = ("redis", "valkey", "nobody")
@@ -37,7 +38,7 @@ class RedisScratch:
     """
 
     system: ClassVar[str] = SYSTEM
-    accepts: ClassVar[tuple[str, ...]] = ("rdb",)
+    accepts: ClassVar[tuple[str, ...]] = ACCEPTED
     replays: ClassVar[tuple[str, ...]] = ()
     name: ClassVar[str] = "scratch"
 

@@ -29,7 +29,7 @@ from resilience.primitives import Log, Reached, StoredBackup
 from .client import Url, ask, commands, parse_redis_url
 from .copying import PATIENCE_SECONDS, Copying, free_port
 from .isolation import LiveRedis, find_program
-from .loading import is_at_least, too_old
+from .loading import ACCEPTED, is_at_least, too_old
 from .scratch import RedisScratch
 from .survey import SYSTEM, Info, ask_info
 
@@ -51,7 +51,7 @@ class RedisServer:
     """
 
     system: ClassVar[str] = SYSTEM
-    accepts: ClassVar[tuple[str, ...]] = ("rdb",)
+    accepts: ClassVar[tuple[str, ...]] = ACCEPTED
     replays: ClassVar[tuple[str, ...]] = ()
 
     url: Url = field(converter=parse_redis_url, kw_only=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import ClassVar
 
 from attrs import define, field, frozen
+from attrs.converters import optional
 
 from resilience.concurrency import in_background
 from resilience.model.capture import Captured, Part
@@ -21,6 +23,7 @@ from resilience.primitives import StoredBackup
 
 from . import survey
 from .client import Url, parse_redis_url
+from .saving import SavedRdb
 from .stream import RdbStream
 
 CHUNKS_AHEAD = 4
@@ -37,6 +40,9 @@ class RedisTarget:
     With `repl-diskless-sync` on, the default from Redis 7 on, a server waits `repl-diskless-sync-delay` (5 s) for other
     replicas to come before it begins. `disk=True` has it begin at once, and write the RDB to its own disk first.
 
+    With `file`, the path under which this machine reaches what the server saves, it is told to save (`+bgsave` instead
+    of `+psync +replconf`), and what it then proves to have saved is read from there.
+
     Redis gives a data set no identity that lasts: the replication id changes with a failover, a restart or an hour
     without replicas. So the lineage is the target's name, and the replication id the branch.
     """
@@ -47,6 +53,7 @@ class RedisTarget:
     name: str = field(converter=checked_name)
     url: Url = field(converter=parse_redis_url, kw_only=True)
     disk: bool = field(default=False, kw_only=True)
+    file: Path | None = field(default=None, converter=optional(Path), kw_only=True)
 
     async def survey(self) -> TargetFacts:
         """Look at the server: version, role, keys, what stands in the way. Writes nothing."""
@@ -57,7 +64,10 @@ class RedisTarget:
         """Begin a snapshot; on leaving the connection is closed, and the server ends the child that sends it."""
         if parent is not None:
             raise NotIncremental("an RDB holds all there is", operation="backup", subject=plan.target)
-        stream = RdbStream(self.url, self.disk)
+        stream: RdbStream | SavedRdb = RdbStream(self.url, self.disk)
+        if self.file is not None:
+            stream = SavedRdb(self.url, self.file)
+            await stream.save()
         try:
             async with in_background(_steps(stream), ahead=CHUNKS_AHEAD, stop=stream.stop) as items:
                 await anext(items)
@@ -66,7 +76,7 @@ class RedisTarget:
             stream.close()
 
 
-def _steps(stream: RdbStream) -> Iterator[bytes]:
+def _steps(stream: RdbStream | SavedRdb) -> Iterator[bytes]:
     """Read an RDB, pausing once (nothing) when the server is about to send it."""
     stream.start()
     yield b""
@@ -77,7 +87,7 @@ def _steps(stream: RdbStream) -> Iterator[bytes]:
 class RdbCapture:
     """An RDB being read; see `primitives.Capture`."""
 
-    stream: RdbStream
+    stream: RdbStream | SavedRdb
     details: Mapping[str, Json]
     items: AsyncIterator[bytes]
 
@@ -103,7 +113,7 @@ class RdbCapture:
         )
 
 
-def _findings(stream: RdbStream) -> Iterator[Finding]:
+def _findings(stream: RdbStream | SavedRdb) -> Iterator[Finding]:
     if not stream.checked:
         text = "the RDB has no checksum, so nobody can tell whether it came as it was sent"
         yield Finding(severity="warning", subject=stream.url.where, text=text, hint="set rdbchecksum yes and restart")

@@ -1,4 +1,4 @@
-"""An operator of real servers who ends himself with kill -9 before or after the n-th thing that he does.
+"""An operator of real servers who ends himself with kill -9 (or hangs) before or after the n-th thing that he does.
 
 Reads what to do as lines of JSON, each with the group, the verb and the number, and answers each with how it ended. It
 forks: importing everything anew for every boundary would take minutes.
@@ -39,6 +39,7 @@ EFFECTS = ("put", "prepare", "switch", "fence", "lift", "settle", "promote", "ve
 NOTICED_SECONDS = 20.0
 PAUSE = 0.02
 PR_SET_CHILD_SUBREAPER = 36
+hanging: list[tuple[int, int]] = []
 
 
 @define
@@ -47,11 +48,12 @@ class Mortal:
 
     at: int
     points: list[str]
+    end: signal.Signals = signal.SIGKILL
 
     def __call__(self, point: str) -> None:
         self.points.append(point)
         if len(self.points) == self.at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.end)
 
     def of(self, real: object) -> Any:  # noqa: ANN401  # whatever it is, it does the same as before
         return _Watched(real, self)
@@ -133,7 +135,7 @@ def answer(request: dict[str, Any]) -> dict[str, object]:
     child = os.fork()
     if not child:
         os.close(reading)
-        mortal = Mortal(request["at"], [])
+        mortal = Mortal(request["at"], [], signal.SIGSTOP if request["hangs"] else signal.SIGKILL)
         try:
             said: dict[str, object] = {}
             if request["verb"] == "record":
@@ -146,10 +148,25 @@ def answer(request: dict[str, Any]) -> dict[str, object]:
         os.write(writing, json.dumps({**said, "points": len(mortal.points)}).encode())
         os._exit(0)
     os.close(writing)
+    return ended(child, reading)
+
+
+def ended(child: int, reading: int) -> dict[str, object]:
+    """Say how a child ended, or that it hangs."""
+    _, status = os.waitpid(child, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        hanging.append((child, reading))
+        return {"ending": "hangs"}
     with os.fdopen(reading) as pipe:
         told = pipe.read()
-    _, status = os.waitpid(child, 0)
     return {"ending": "killed"} if os.WIFSIGNALED(status) else json.loads(told)
+
+
+def woken() -> dict[str, object]:
+    """Wake the one who hangs, and say how that ended."""
+    child, reading = hanging.pop()
+    os.kill(child, signal.SIGCONT)
+    return ended(child, reading)
 
 
 def reaped() -> dict[str, object]:
@@ -164,4 +181,11 @@ if __name__ == "__main__":
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps(reaped() if asked["verb"] == "reap" else answer(asked)), flush=True)
+        match asked["verb"]:
+            case "reap":
+                said = reaped()
+            case "wake":
+                said = woken()
+            case _:
+                said = answer(asked)
+        print(json.dumps(said), flush=True)

@@ -44,8 +44,8 @@ class Trials:
     def server(self, name: str) -> TestServer:
         return self.servers.servers[name]
 
-    def ask(self, verb: str, *, at: int = -1, to: str = "") -> dict[str, Any]:
-        """Have an operator do something, who dies at point number `at`."""
+    def ask(self, verb: str, *, at: int = -1, to: str = "", hangs: bool = False) -> dict[str, Any]:
+        """Have an operator do something, who dies (or hangs) at point number `at`."""
         assert self.helper.stdin is not None and self.helper.stdout is not None
         members = {name: (server.dsn(), str(server.data)) for name, server in self.servers.servers.items()}
         pool = {
@@ -55,7 +55,7 @@ class Trials:
             "members": {name: f"127.0.0.1:{server.port}" for name, server in self.servers.servers.items()},
         }
         group = {"members": members, "bin": str(self.servers.bin_dir), "pool": pool, "journal": str(self.journal)}
-        self.helper.stdin.write(json.dumps({"group": group, "verb": verb, "at": at, "to": to}) + "\n")
+        self.helper.stdin.write(json.dumps({"group": group, "verb": verb, "at": at, "to": to, "hangs": hangs}) + "\n")
         self.helper.stdin.flush()
         told: dict[str, Any] = json.loads(self.helper.stdout.readline())
         return told
@@ -162,3 +162,18 @@ def test_a_failover_is_finished_by_whoever_comes_next(trials: Trials) -> None:
         if not killed:
             break
     assert at > 20
+
+
+@pytest.mark.parametrize("at", [3, 7, 11, 15, 19, 23])
+def test_an_operator_who_wakes_up_after_another_has_finished_changes_nothing(trials: Trials, at: int) -> None:
+    trials.write()
+    timeline = trials.timeline("a")
+    assert trials.ask("switchover", at=at, to="b", hangs=True)["ending"] == "hangs"
+    assert trials.ask("resume")["ending"] == "completed"
+    trials.assert_moved(timeline)
+    ended = trials.ask("wake")["ending"]
+    assert "JournalConflict" in ended or "FencedOff" in ended, ended
+    trials.write()
+    trials.primary = "a"
+    trials.assert_moved(timeline)
+    assert trials.server("a").psql("select pg_is_in_recovery()") == "t"

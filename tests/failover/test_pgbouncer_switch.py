@@ -75,7 +75,7 @@ async def test_clients_that_are_held_do_not_notice_that_the_server_dies(
     switch = switch_of(bouncer, {"old": old, "b": pair["b"]})
     async with writing(bouncer.dsn("orders")) as writers:
         await writers.beyond(20)
-        held = await switch.switch(None, expected="")
+        held = await switch.switch(None, expected=(await switch.survey()).version)
         old.kill()
         facts = await switch.switch("b", expected=held.version)
         await writers.beyond(20)

@@ -111,6 +111,12 @@ class Journal:
         """
         await finish(self._append(record))
 
+    async def confirm(self, number: int) -> None:
+        """Raise JournalConflict if somebody has written after the record of that number: it is his turn then."""
+        if await self.store.stat(self.key(number + 1)) is not None:
+            there = await self.read(number + 1)
+            raise self._others(there)
+
     async def _append(self, record: Record) -> None:
         key, data = self.key(record.number), [to_json(record)]
         until = time.monotonic() + PATIENCE
@@ -137,13 +143,15 @@ class Journal:
                 continue
             break
         if there.nonce != record.nonce:
-            who = there.actor or "somebody else"
-            raise JournalConflict(
-                f"{who} acts on this group: record {record.number} was written in epoch {there.epoch}",
-                operation=record.plan.kind if record.plan else "failover",
-                subject=self.group,
-                hint="nothing was begun after that; look at the journal, and resume() if nobody acts any more",
-            )
+            raise self._others(there)
+
+    def _others(self, there: Record) -> JournalConflict:
+        return JournalConflict(
+            f"{there.actor or 'somebody else'} acts on this group: record {there.number} is of epoch {there.epoch}",
+            operation="failover",
+            subject=self.group,
+            hint="nothing was begun after that; look at the journal, and resume() if nobody acts any more",
+        )
 
     def _broken(self, number: int, text: str) -> ManifestInvalid:
         return ManifestInvalid(

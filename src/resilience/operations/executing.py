@@ -36,6 +36,8 @@ TRIES = 3
 """How often what has failed, and cannot be undone, is done before it is left to resume()."""
 PAUSE = 0.2
 """Seconds between these."""
+STOOD_STILL = 1.0
+"""Seconds between a record and what it announces; after that somebody may have taken over, so it is looked first."""
 UNDOING: tuple[State, ...] = ("stopping", "lifted")
 
 
@@ -53,6 +55,7 @@ class Engine:
     _cancelled: asyncio.Event = field(factory=asyncio.Event, init=False)
     _running: tuple[asyncio.Task[tuple[StepDone, Came]], ...] = field(default=(), init=False)
     _tries: int = field(default=0, init=False)
+    _written: float = field(default=0.0, init=False)
 
     def cancel(self) -> None:
         """Ask for an end: what is under way finishes in its own time or says that nobody can tell, and is recorded."""
@@ -67,6 +70,7 @@ class Engine:
         JournalConflict and FencedOff if somebody else acts.
         """
         await self.journal.append(first)
+        self._written = time.time()
         while (state := self.execution.state) not in FINAL:
             if self._cancelled.is_set() and state not in UNDOING:
                 if not self.execution.undoable:
@@ -83,6 +87,8 @@ class Engine:
 
     async def _carried(self, todo: Sequence[Step]) -> list[tuple[StepDone, Came]]:
         """Carry steps out side by side, and wait for all of them."""
+        if time.time() - self._written > STOOD_STILL:
+            await self.journal.confirm(self.execution.number)
         effects = Effects(self.group, self.execution, self.actor, self.clock)
         self._running = tuple(asyncio.create_task(self._one(effects, step)) for step in todo)
         await asyncio.wait(self._running)
@@ -155,7 +161,7 @@ class Engine:
         except Unavailable as error:
             await self._let_go()
             raise self._interrupted(f"the journal cannot be written: {error}") from error
-        self.execution = after(self.execution, record)
+        self.execution, self._written = after(self.execution, record), time.time()
         self._tries = self._tries + 1 if self.execution.state == before else 0
         if self._tries >= TRIES:
             failures = [f"{each.step.kind} {each.step.subject}: {each.text}" for each in record.done]

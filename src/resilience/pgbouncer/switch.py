@@ -93,7 +93,7 @@ class PgBouncerSwitch:
         Raises Refused, Unreachable, TimedOut and RouteMoved with everything as it was, Interrupted otherwise.
         """
         if to is None:
-            return await finish(self._hold())
+            return await finish(self._hold(expected))
         if to not in self.members:
             raise ValueError(f"{self.name} knows no member {to!r}")
         return await finish(self._lead(to, expected))
@@ -110,18 +110,32 @@ class PgBouncerSwitch:
         config = None if self.config is None else Path(self.config)
         return await look(opened, self.databases, config, subject=self.name)
 
-    async def _hold(self) -> RouteFacts:
+    async def _hold(self, expected: str) -> RouteFacts:
         async with console(self.console, operation="hold") as opened:
             state = await self._look(opened)
+            if state.version != expected:
+                raise self._moved("hold")
             try:
                 if await self._pause(state, opened):
-                    return self._facts(await self._look(opened))
+                    return await self._held(opened, expected)
             except Refused:
                 if not state.held:
                     await self._resume(opened)
                 raise
         async with console(self.console, operation="hold") as opened:
-            return self._facts(await self._look(opened))
+            return await self._held(opened, expected)
+
+    async def _held(self, opened: Console, expected: str) -> RouteFacts:
+        """Look once more: whoever stood still before his PAUSE may have come to it long after others went on."""
+        state = await self._look(opened)
+        if state.version != expected:
+            await self._resume(opened)
+            raise self._moved("hold")
+        return self._facts(state)
+
+    def _moved(self, operation: str) -> RouteMoved:
+        text = "it does not lead any more where it did when this was decided"
+        return RouteMoved(text, operation=operation, subject=self.name, hint="look at it again")
 
     async def _pause(self, state: State, opened: Console | None = None) -> bool:
         """Pause every database at once, and wait for what runs; tell whether all of it has ended.
@@ -163,8 +177,7 @@ class PgBouncerSwitch:
         async with console(self.console, operation="switch") as opened:
             state = await self._look(opened)
             if state.written != wanted and state.version != expected:
-                text = "it does not lead any more where it did when this was decided"
-                raise RouteMoved(text, operation="switch", subject=self.name, hint="look at it again")
+                raise self._moved("switch")
             if not state.written == state.running == wanted:
                 await self._move(opened, state, wanted)
             elif state.settings[RETRY] == "0":

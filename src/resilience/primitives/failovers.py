@@ -68,8 +68,8 @@ class TrafficSwitch(Named, Protocol):
     - `switch` to a member is compare-and-set: it raises RouteMoved unless the route's version is the one `expected`,
       and succeeds at once if the route leads there already. It lets held clients go, and returns only after a real
       connection through the route has reached a server; whose `instance` that is the caller compares.
-    - `switch` to None holds clients: they wait, and running transactions are let finish for as long as the switch is
-      willing to wait. On a route that `follows` it does nothing.
+    - `switch` to None holds clients, likewise compared: they wait, and running transactions are let finish for as long
+      as the switch is willing to wait. On a route that `follows` it does nothing.
     - Whatever happens, no route is left half-changed: it leads to the old place or to the new one.
     - `floor` is how long propagation takes at least, by its live settings.
     """

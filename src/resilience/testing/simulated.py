@@ -182,7 +182,7 @@ class SimulatedSwitch:
             raise ValueError(f"{to} is no member that this route leads to")
         word = f"hold {self.name}" if to is None else f"switch {self.name} {to}"
         await self.world.watch(f"before {word}")
-        there = self.held if to is None else (self.to == to and not self.held)
+        there = to is not None and self.to == to and not self.held
         if not there:
             if expected != str(self.version):
                 raise RouteMoved("somebody else has changed it", operation="switch", subject=self.name)

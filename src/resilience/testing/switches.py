@@ -84,6 +84,9 @@ class SwitchSuite:
             await switch.switch(self.members[1], expected="of another route")
         assert await switch.survey() == before
         if not before.follows:
+            with pytest.raises(RouteMoved):
+                await switch.switch(None, expected="of another route")
+            assert await switch.survey() == before
             moved = await self.again(switch).switch(self.members[1], expected=before.version)
             with pytest.raises(RouteMoved):
                 await switch.switch(self.members[0], expected=before.version)

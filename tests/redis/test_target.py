@@ -17,8 +17,7 @@ from resilience.model.ids import new_id
 from resilience.model.moments import utc_now
 from resilience.model.plans import BackupPlan
 from resilience.programs import tied
-from resilience.redis import RedisDataDirectory, RedisTarget
-from resilience.redis import client as client_module
+from resilience.redis import RedisDataDirectory, RedisTarget, link
 from resilience.redis.client import Url
 from resilience.stores import MemoryStore
 from resilience.testing.machine import unprivileged
@@ -262,7 +261,7 @@ async def test_a_server_that_ends_in_the_middle_leaves_no_backup(
 async def test_a_server_that_falls_silent_is_given_up(
     new_redis: NewRedis, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(link, "ANSWER_SECONDS", 0.5)
     server = new_redis(rdb_key_save_delay="100000")
     fill(server)
     running = asyncio.create_task(captured(RedisTarget("cache", url=server.url)))

@@ -1,26 +1,21 @@
-"""The doors to a Redis server: commands through redis-py's asyncio client, the replication stream through a socket.
+"""The door to a Redis server: commands through redis-py's asyncio client, and where the server is.
 
-Foreign errors are turned into ours here and nowhere else. A password is kept out of every repr, message and argv.
 Nothing is repeated by itself: redis-py's ten retries are for reading, and would run a command that changes something
-twice.
-
-The stream takes its socket from redis-py's own connection, so that TLS, ACL users, credential providers and Unix
-sockets mean the same at both doors. It is the blocking one, read in a thread of its own: asyncio's streams would pass
-every byte through the event loop several times.
+twice. A password is kept out of every repr, message and argv.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-import redis
-from attrs import define, field, frozen
+from attrs import field, frozen
 from redis import asyncio as aioredis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
@@ -28,7 +23,10 @@ from redis.credentials import CredentialProvider
 from redis.retry import Retry
 
 from resilience.concurrency import finish, stop_tasks
-from resilience.model.errors import Refused, ResilienceError, TimedOut, Unavailable, Unreachable, Unsupported
+from resilience.model.errors import Refused
+
+from .replies import from_server as from_server
+from .replies import mapped as mapped
 
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 60.0
@@ -46,9 +44,9 @@ _TLS = {
     "ssl_keyfile",
     "ssl_password",
 }
+_FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
 _KNOWN = _TLS | {"db", "username", "password"}
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
-_LATER = ("LOADING", "MASTERDOWN", "NOMASTERLINK", "BUSY", "TRYAGAIN", "CLUSTERDOWN", "MISCONF", "OOM", "NOREPLICAS")
 
 
 @frozen
@@ -165,6 +163,7 @@ async def commands(
     It connects with its first command. A command may take `seconds` (None: as long as it takes) and is never repeated;
     connecting may take `within`. What the body raises of redis-py is turned into ours too.
     """
+    look_at_files(url, operation)
     client = connect(url, seconds=seconds, within=within)
     try:
         with mapped(url.where, operation):
@@ -189,6 +188,14 @@ def connect(url: Url, *, seconds: float | None = ANSWER_SECONDS, within: float =
     return client
 
 
+def look_at_files(url: Url, operation: str) -> None:
+    """Raise Refused if a file of the URL cannot be read: the TLS library does not say which."""
+    for name, value in parse_qsl(urlsplit(url.text).query):
+        if name in _FILES and not os.access(value, os.R_OK):
+            text = f"what {name} names cannot be read: {value}"
+            raise Refused(text, operation=operation, subject=url.where, hint="check its path and its mode")
+
+
 async def ask(client: aioredis.Redis, *words: str | bytes | int) -> Any:  # noqa: ANN401  # what a command answers
     """Run one command. Raises redis.RedisError, which `commands` turns into ours.
 
@@ -201,171 +208,3 @@ async def ask(client: aioredis.Redis, *words: str | bytes | int) -> Any:  # noqa
     finally:
         await stop_tasks([running])
     return running.result()
-
-
-class _Kept:
-    """Keeps the socket that a connection opens: redis-py itself has no way to read from it in bulk."""
-
-    opened: socket.socket
-
-    def _connect(self) -> socket.socket:
-        self.opened = super()._connect()  # type: ignore[misc]  # of the connection that it is mixed into
-        return self.opened
-
-
-class _KeptTcp(_Kept, redis.Connection):
-    pass
-
-
-class _KeptTls(_Kept, redis.SSLConnection):
-    pass
-
-
-class _KeptUnix(_Kept, redis.UnixDomainSocketConnection):
-    pass
-
-
-@define
-class Link:
-    """A connection of its own whose bytes are read as they come, in a thread; nothing is buffered behind our back."""
-
-    url: Url
-    operation: str
-    _connection: _KeptTcp | _KeptTls | _KeptUnix | None = field(default=None, init=False)
-    _stopped: bool = field(default=False, init=False)
-
-    def open(self) -> None:
-        """Connect and log in. Raises Unreachable, TimedOut or Refused."""
-        kinds = {"unix": _KeptUnix, "rediss": _KeptTls, "redis": _KeptTcp}
-        with mapped(self.url.where, self.operation):
-            self._connection = kinds[self.url.scheme](**self.url.options(), socket_timeout=ANSWER_SECONDS)
-            self._connection.connect()
-        if self._stopped:
-            self.stop()
-
-    def send(self, *words: str) -> None:
-        """Send one command."""
-        with mapped(self.url.where, self.operation):
-            packed = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-            self._socket.sendall(f"*{len(words)}\r\n{''.join(packed)}".encode())
-
-    def read_into(self, buffer: memoryview) -> int:
-        """Read what there is, at least one byte. Raises Unreachable at the end, TimedOut after a minute of silence."""
-        with mapped(self.url.where, self.operation):
-            count = self._socket.recv_into(buffer)
-        if not count:
-            raise Unreachable(
-                "the server closed the connection", operation=self.operation, subject=self.url.where, hint=_CLOSED
-            )
-        return count
-
-    def read_line(self) -> bytes:
-        """Read one line, byte for byte so that nothing of what follows is taken; without its end."""
-        line, one = bytearray(), memoryview(bytearray(1))
-        while not line.endswith(b"\n"):
-            self.read_into(one)
-            line += one
-            if len(line) > _LINE:
-                raise Unsupported("it does not answer as Redis does", operation=self.operation, subject=self.url.where)
-        return bytes(line).rstrip(b"\r\n")
-
-    def stop(self) -> None:
-        """Have a read that waits return; from any thread."""
-        self._stopped = True
-        if self._connection is not None and hasattr(self._connection, "opened"):
-            with suppress(OSError):
-                socket.socket.shutdown(self._connection.opened, socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        """Close it; once no other thread uses it."""
-        if self._connection is not None:
-            self._connection.disconnect()  # type: ignore[no-untyped-call]
-
-    @property
-    def _socket(self) -> socket.socket:
-        if self._connection is None:
-            raise ValueError("it is not open")
-        return self._connection.opened
-
-
-_LINE = 1 << 16
-_CLOSED = "its log says why; a backup can be repeated"
-
-
-@contextmanager
-def mapped(where: str, operation: str) -> Iterator[None]:
-    """Turn the driver's errors into ours."""
-    try:
-        yield
-    except redis.RedisError as error:
-        raise _from_driver(error, where, operation) from error
-    except TimeoutError as error:
-        raise TimedOut("no answer within the deadline", operation=operation, subject=where) from error
-    except OSError as error:
-        raise _from_system(error, where, operation) from error
-
-
-def _from_driver(error: redis.RedisError, where: str, operation: str) -> ResilienceError:
-    under = error.__cause__ or error.__context__
-    if isinstance(error, redis.ResponseError | redis.AuthenticationError | redis.BusyLoadingError):
-        return from_server(_said(error), where=where, operation=operation)
-    if isinstance(error, redis.TimeoutError):
-        return TimedOut("no answer within the deadline", operation=operation, subject=where)
-    if isinstance(under, OSError):
-        return _from_system(under, where, operation)
-    kind = Unreachable if isinstance(error, redis.ConnectionError) else Refused
-    return kind(_one_line(error), operation=operation, subject=where)
-
-
-def _said(error: redis.RedisError) -> str:
-    """Return what the server said: redis-py takes its first word away where it has a class for it."""
-    words = {
-        redis.exceptions.BusyLoadingError: "LOADING",
-        redis.exceptions.ReadOnlyError: "READONLY",
-        redis.exceptions.NoPermissionError: "NOPERM",
-        redis.exceptions.MasterDownError: "MASTERDOWN",
-        redis.exceptions.ClusterDownError: "CLUSTERDOWN",
-        redis.exceptions.OutOfMemoryError: "OOM",
-        redis.AuthenticationError: "WRONGPASS",
-    }
-    word, text = words.get(type(error), ""), _one_line(error)
-    return text if text.startswith(word) else f"{word} {text}"
-
-
-def _from_system(error: OSError, where: str, operation: str) -> ResilienceError:
-    """Choose our error for what the system or the TLS library said."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        text, hint = f"the server's certificate is not trusted: {error.verify_message}", "check host and ssl_ca_certs"
-        return Refused(text, operation=operation, subject=where, hint=hint)
-    if isinstance(error, ssl.SSLError):
-        reason = (error.reason or "it failed").replace("_", " ").lower()
-        return Unreachable(f"no TLS: {reason}", operation=operation, subject=where, hint="does the port speak TLS?")
-    if isinstance(error, TimeoutError):
-        return TimedOut("no answer within the deadline", operation=operation, subject=where)
-    if error.filename is not None:
-        text = f"a file of the url cannot be read: {error.strerror}: {error.filename}"
-        return Refused(text, operation=operation, subject=where)
-    text = f"no connection: {error.strerror or _one_line(error)}"
-    return Unreachable(text, operation=operation, subject=where, hint="is the server up?")
-
-
-def from_server(said: str, *, where: str, operation: str) -> ResilienceError:
-    """Choose our error for an error reply, by its first word."""
-    word, _, rest = said.partition(" ")
-    kind: type[ResilienceError] = Refused
-    hint = ""
-    if word in ("NOAUTH", "WRONGPASS", "DENIED") or "AUTH" in rest[:40]:
-        hint = "check the user and the password in the url"
-    elif word == "NOPERM":
-        hint = "grant the user what it lacks with ACL SETUSER"
-    elif word in _LATER:
-        kind = Unavailable
-    elif "BGSAVE failed" in said:
-        kind, hint = Unavailable, "its log says why; where memory is short, set vm.overcommit_memory = 1 on the host"
-    elif "unknown command" in said or "nknown subcommand" in said or "unknown option" in said.lower():
-        kind = Unsupported
-    return kind(_one_line(said), operation=operation, subject=where, hint=hint)
-
-
-def _one_line(text: object) -> str:
-    return " ".join(str(text).split()) or type(text).__name__

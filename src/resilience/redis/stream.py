@@ -17,8 +17,10 @@ from attrs import define, field
 from resilience.model.errors import Corrupt, ResilienceError, Unreachable, Unsupported
 from resilience.model.positions import Position
 
-from .client import Link, Url, from_server
+from .client import Url
+from .link import Link
 from .rdb import HEAD, Checksum, Header, at, read_header
+from .replies import from_server
 
 CHUNK = 4 << 20
 _MARK = 40

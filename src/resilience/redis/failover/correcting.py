@@ -33,8 +33,8 @@ async def guard(members: Members, primary: str) -> None:
 async def correct(members: Members, primary: str, *, seconds: float, operation: str) -> str:
     """Have all Sentinels that answer name `primary`, the master by its own word; return what was done.
 
-    With no `seconds` nobody is waited for who learns it by himself. Raises Refused if it is no master, or if they have agreed on another that takes writes; TimedOut if one still names
-    another after `seconds`.
+    With no `seconds` nobody is waited for who learns it by himself. Raises Refused if it is no master, or if they have
+    agreed on another that takes writes; TimedOut if one still names another after `seconds`.
     """
     deadline = monotonic() + seconds
     told = False

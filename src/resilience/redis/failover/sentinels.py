@@ -14,12 +14,14 @@ from typing import Any
 from attrs import define, field, frozen
 
 from resilience.concurrency import stop_tasks
-from resilience.model.errors import Refused, ResilienceError
+from resilience.model.errors import Refused, ResilienceError, TimedOut
 from resilience.redis.client import Url, from_server
 
 from .links import Link, refused
 
 Address = tuple[str, int]
+LATE_SECONDS = 0.01
+"""How long, in a hurry, those are waited for that answer after a majority has."""
 FORCED_SECONDS = 4.0
 """How long a Sentinel takes at most, in practice, from SENTINEL FAILOVER until the others know of it."""
 
@@ -152,15 +154,38 @@ class Sentinels:
     links: tuple[Link, ...] = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        if not self.urls:
+            raise ValueError("there is no Sentinel to ask")
         self.links = tuple(Link(url) for url in self.urls)
 
-    async def ask(self, *, operation: str) -> Council:
-        """Ask all of them side by side; who does not answer in time has an error, and nothing is raised."""
+    async def ask(self, *, operation: str, hurry: bool = False) -> Council:
+        """Ask all of them side by side; who does not answer in time has an error, and nothing is raised.
+
+        In a `hurry` the others are not waited for long once a majority has answered.
+        """
         tasks = [asyncio.create_task(self._opinion(link, operation)) for link in self.links]
         try:
-            return Council(opinions=tuple([await task for task in tasks]))
+            await (self._enough(tasks) if hurry else asyncio.wait(tasks))
+            late = TimedOut("it has not answered yet", operation=operation)
+            return Council(
+                opinions=tuple(
+                    task.result() if task.done() else Opinion(sentinel=link.url.where, error=late)
+                    for link, task in zip(self.links, tasks, strict=True)
+                )
+            )
         finally:
             await stop_tasks(tasks)
+
+    async def _enough(self, tasks: Sequence[asyncio.Task[Opinion]]) -> None:
+        waiting = set(tasks)
+        while waiting:
+            answered = sum(1 for each in tasks if each.done() and each.result().error is None)
+            enough = answered > len(tasks) // 2
+            done, waiting = await asyncio.wait(
+                waiting, timeout=LATE_SECONDS if enough else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            if enough and not done:
+                return
 
     async def tell(self, link: Link, *words: str | int, operation: str) -> Any:  # noqa: ANN401
         """Run one SENTINEL command. Raises Unavailable or Refused."""

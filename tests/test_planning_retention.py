@@ -664,6 +664,8 @@ def test_the_platforms_policy_is_what_its_objectives_promise() -> None:
         ("postgresql", "incremental"): [120],
         ("postgresql", "dump"): [120],
         ("redis", "rdb"): [7],
+        ("redis", "aof"): [7],
+        ("redis", "cluster"): [7],
         ("mongodb", "dump"): [90],
         ("etcd", "snapshot"): [7],
         ("app-configuration", "snapshot"): [30],

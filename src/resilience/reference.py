@@ -41,8 +41,7 @@ REDIS = Objective(
     data="Redis cache",
     rpo=timedelta(hours=1),
     rto=timedelta(minutes=30),
-    every=timedelta(hours=1),
-    continuous=True,  # its append-only file
+    every=timedelta(hours=1),  # an RDB, and the append-only file with it: each is whole, none is a log of the other
     kept=timedelta(days=7),
     priority="high",
 )
@@ -118,6 +117,26 @@ POSTGRESQL_SETTINGS: Mapping[str, ReferenceSetting] = MappingProxyType(
 )
 """PostgreSQL's settings on the platform; what the platform does not set is PostgreSQL's own default."""
 
+REDIS_SETTINGS: Mapping[str, ReferenceSetting] = MappingProxyType(
+    {
+        setting.name: setting
+        for setting in (
+            ReferenceSetting(name="save", value="900 1 300 10 60 10000", why="how often it saves, by what has changed"),
+            ReferenceSetting(name="rdbchecksum", value="yes", why="without it damage of a saved file goes unnoticed"),
+            ReferenceSetting(name="rdbcompression", value="yes", why="files and streams are several times smaller"),
+            ReferenceSetting(name="appendonly", value="yes", why="what was written since the last save is kept"),
+            ReferenceSetting(name="appendfsync", value="everysec", why="a crash of the machine loses a second or two"),
+            ReferenceSetting(
+                name="auto-aof-rewrite-percentage", value="100", why="the append-only file is at most twice as large"
+            ),
+            ReferenceSetting(
+                name="auto-aof-rewrite-min-size", value="64mb", why="a small one is not rewritten over and over"
+            ),
+        )
+    }
+)
+"""Redis's settings on the platform: what keeps its data over a restart."""
+
 _DAY = timedelta(days=1)
 
 TIERS = (TierAt(tier="hot"), TierAt(tier="cool", after=7 * _DAY), TierAt(tier="archive", after=30 * _DAY))
@@ -154,7 +173,7 @@ def _as_promised(system: str, kind: str, tiers: tuple[TierAt, ...]) -> Retention
 RETENTION = RetentionPolicy(
     rules=(
         *(_as_promised("postgresql", kind, TIERS) for kind in ("base", "incremental", "dump")),
-        _as_promised("redis", "rdb", TIERS[:1]),
+        *(_as_promised("redis", kind, TIERS[:1]) for kind in ("rdb", "aof", "cluster")),
         _as_promised("mongodb", "dump", (TierAt(tier="cool"),)),
         _as_promised("etcd", "snapshot", TIERS[:1]),
         _as_promised("app-configuration", "snapshot", TIERS[:1]),

@@ -22,6 +22,7 @@ from resilience.model.targets import RecoveryTarget
 from .course import Course, Holdings, holdings
 from .estimate import estimated
 from .log import LogView
+from .restore import alone
 
 GRACE = 1.5
 """A backup is late when it is half as old again as its interval: taking one takes its time too."""
@@ -235,15 +236,19 @@ class _Case:
         if self.durable_at is None:
             return
         lost, rpo = self.checkup.now - self.durable_at, self.objective.rpo
-        if lost <= rpo / 2:
+        alone = self.facts is None and not self.objective.needs_log
+        if lost <= (rpo if alone else rpo / 2):
             return
+        hint = "is the archiver running, and does the archive answer? Its status says"
+        if alone:
+            hint = "take backups more often: until the next one is complete, a backup's age is what would be lost"
         behind = f", {as_bytes(self.behind)} behind" if self.behind else ""
         yield Finding(
             severity="blocker" if lost > rpo else "warning",
             subject="achieved RPO",
             text=f"{self.checkup.now:%H:%M:%S} now - {self.durable_at:%H:%M:%S} durable = {as_span(lost)}"
             f"{' >' if lost > rpo else ', of'} {as_span(rpo)}{behind}",
-            hint="is the archiver running, and does the archive answer? Its status says",
+            hint=hint,
         )
 
     def time(self) -> Iterator[Finding]:
@@ -287,6 +292,10 @@ def _case(checkup: Checkup, kept: Kept, objective: Objective) -> _Case:
     view = kept.view or LogView(facts=LogFacts(lineage=checkup.lineage))
     case = _Case(checkup=checkup, kept=kept, objective=objective, own=own)
     try:
+        if not checkup.replays:  # no log continues its backups: each is restored by itself
+            kinds = sorted({each.kind for each in own})
+            until = RecoveryTarget.latest()
+            return evolve(case, course=alone(until, own, target=checkup.target, system=checkup.system, accepts=kinds))
         return evolve(case, course=held(checkup, own, view).decide(latest(checkup, view)))
     except (NotRecoverable, NoBackup) as error:
         return evolve(case, refused=error)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,11 +13,14 @@ from attrs.converters import optional
 
 from resilience.concurrency import in_background
 from resilience.model.capture import Captured, Part
+from resilience.model.diagnosis import Checkup
 from resilience.model.errors import Corrupt, NotIncremental
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Finding
 from resilience.model.ids import checked_name
 from resilience.model.json import Json
+from resilience.model.moments import utc_now
+from resilience.model.objectives import Objective
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
@@ -54,10 +58,17 @@ class RedisTarget:
     url: Url = field(converter=parse_redis_url, kw_only=True)
     disk: bool = field(default=False, kw_only=True)
     file: Path | None = field(default=None, converter=optional(Path), kw_only=True)
+    clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
 
     async def survey(self) -> TargetFacts:
         """Look at the server: version, role, keys, what stands in the way. Writes nothing."""
         return await survey.survey(self.url, target=self.name, kind=self.kind, lineage=self.name)
+
+    async def diagnose(self, objective: Objective) -> Checkup:
+        """Examine the server against the reference and an objective; see `doctor()`. Writes nothing."""
+        from .health.doctor import diagnose  # a backup does not wait for what examines
+
+        return await diagnose(self.url, objective, target=self.name, clock=self.clock)
 
     @asynccontextmanager
     async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[RdbCapture]:

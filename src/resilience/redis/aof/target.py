@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,10 +13,13 @@ from attrs.converters import optional
 
 from resilience.concurrency import in_background, in_thread
 from resilience.model.capture import Captured, Part
+from resilience.model.diagnosis import Checkup
 from resilience.model.errors import NotIncremental, Refused
 from resilience.model.facts import TargetFacts
 from resilience.model.ids import checked_name
 from resilience.model.json import Json
+from resilience.model.moments import utc_now
+from resilience.model.objectives import Objective
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
@@ -53,10 +57,17 @@ class RedisAofTarget:
     url: Url = field(converter=parse_redis_url, kw_only=True)
     folder: Path | None = field(default=None, converter=optional(Path), kw_only=True)
     patience: float = field(default=PATIENCE, kw_only=True)
+    clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
 
     async def survey(self) -> TargetFacts:
         """Look at the server and whether its append-only file can be read from here. Writes nothing."""
         return await survey(self.url, self.folder, target=self.name, kind=self.kind)
+
+    async def diagnose(self, objective: Objective) -> Checkup:
+        """Examine the server against the reference and an objective; see `doctor()`. Writes nothing."""
+        from resilience.redis.health.doctor import diagnose  # a backup does not wait for what examines
+
+        return await diagnose(self.url, objective, target=self.name, clock=self.clock)
 
     @asynccontextmanager
     async def capture(self, plan: BackupPlan, *, parent: StoredBackup | None = None) -> AsyncIterator[AofCapture]:

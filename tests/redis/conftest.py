@@ -20,7 +20,7 @@ MAJORS = (7, 8)
 class NewRedis(Protocol):
     """Makes a server of the test's own; see `new_redis`."""
 
-    def __call__(self, major: int = 7, **settings: str) -> TestRedis: ...
+    def __call__(self, major: int = 7, /, **settings: str) -> TestRedis: ...
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def new_redis(session_folder: Path, redis_program: Callable[[int], Path]) -> Ite
     """`new_redis(7, appendonly="yes")` is a running server of the test's own, to be broken at will (`_` for `-`)."""
     with ExitStack() as stack:
 
-        def started(major: int = 7, **settings: str) -> TestRedis:
+        def started(major: int = 7, /, **settings: str) -> TestRedis:
             folder = Path(tempfile.mkdtemp(prefix=f"redis-{major}-", dir=session_folder))
             named: Mapping[str, str] = {name.replace("_", "-"): value for name, value in settings.items()}
             return stack.enter_context(running_redis(folder, redis_program(major), settings=named))

@@ -8,7 +8,7 @@ import socket
 
 from attrs import define, field
 from redis.asyncio import Redis
-from redis.exceptions import BusyLoadingError, RedisError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
 from resilience.model.errors import Interrupted, Unavailable
 
@@ -59,11 +59,11 @@ class Copying:
 
     async def prepare(self) -> None:
         """Read how the server logs in to a master, and whether with TLS."""
-        offered = await self._setting("masterauth")
+        offered = await _setting(self.client, "masterauth")
         if offered and not offered.startswith(OURS):
             self._ours = False
-            self.login = Login(offered, await self._setting("masteruser"))
-        self.tls = await self._setting("tls-replication") == "yes"
+            self.login = Login(offered, await _setting(self.client, "masteruser"))
+        self.tls = await _setting(self.client, "tls-replication") == "yes"
 
     async def copy(self, source: LiveRedis, host: str, port: int) -> None:
         """Attach it and wait until it has everything. Raises Unavailable if it does not get on."""
@@ -119,7 +119,19 @@ class Copying:
         offset = (await source.info()).number("master_repl_offset")
         return info.text("master_replid") == self._source and info.number("slave_repl_offset") >= offset
 
-    async def _setting(self, name: str) -> str:
-        """Return a setting, empty if the server does not know it."""
-        answer = await ask(self.client, "CONFIG", "GET", name)
-        return answer[1].decode() if answer else ""
+
+async def release(client: Redis) -> None:
+    """Make a server a master again that a killed restore has left as a replica, known by the password it was given."""
+    try:
+        offered = await _setting(client, "masterauth")
+    except ResponseError:
+        return  # we may not ask, so we cannot have set it
+    if offered.startswith(OURS):
+        await ask(client, "REPLICAOF", "NO", "ONE")
+        await ask(client, "CONFIG", "SET", "masterauth", "")
+
+
+async def _setting(client: Redis, name: str) -> str:
+    """Return a setting, empty if the server does not know it."""
+    answer = await ask(client, "CONFIG", "GET", name)
+    return answer[1].decode() if answer else ""

@@ -27,7 +27,7 @@ from resilience.planning.restore import plan_restore
 from resilience.primitives import Log, Reached, StoredBackup
 
 from .client import Url, ask, commands, parse_redis_url
-from .copying import PATIENCE_SECONDS, Copying, free_port
+from .copying import PATIENCE_SECONDS, Copying, free_port, release
 from .isolation import LiveRedis, find_program
 from .loading import ACCEPTED, is_at_least, too_old
 from .scratch import RedisScratch
@@ -119,10 +119,14 @@ class RedisServer:
         yield LiveRedis(self.url.text)
 
     async def discard(self) -> None:
-        """Remove all keys that a restore by this object has brought; nothing if it has brought none."""
-        if not self._filled:
-            return
+        """Remove all keys that a restore by this object has brought; nothing if it has brought none.
+
+        A server that a restore has left as a replica, because it was killed, is made a master again.
+        """
         async with commands(self.url, operation="discard") as client:
+            await release(client)
+            if not self._filled:
+                return
             await ask(client, "FLUSHALL", "SYNC")
             await ask(client, "FUNCTION", "FLUSH", "SYNC")
         self._filled = False
@@ -136,11 +140,9 @@ class RedisServer:
         """Run the scratch server where the running one can reach it."""
         port = free_port(self.listen)
         ports = {"port": "0", "tls_port": str(port)} if copying.tls else {"port": str(port)}
-        more = {name.replace("-", "_"): value for name, value in self.settings.items()}
-        serving = scratch.serving(
-            copying.login, bind=self.listen, repl_diskless_sync="yes", repl_diskless_sync_delay="0", **ports, **more
-        )
-        async with serving as live:
+        wanted = {"bind": self.listen, "repl_diskless_sync": "yes", "repl_diskless_sync_delay": "0", **ports}
+        wanted |= {name.replace("-", "_"): value for name, value in self.settings.items()}
+        async with scratch.serving(copying.login, **wanted) as live:
             yield live, port
 
     async def _obstacles(self, client: Redis, info: Info, manifest: Manifest) -> list[Finding]:
@@ -176,7 +178,7 @@ class RedisServer:
         return f"{program.path} is {program.version}: the server, {info.version}, may not understand what it sends"
 
 
-_DETACH = "if a restore was interrupted, run REPLICAOF NO ONE there; else restore into its master"
+_DETACH = "if a restore into it was killed, discard() or REPLICAOF NO ONE frees it; else restore into its master"
 _REMOVE = "take it off their list with SENTINEL REMOVE first"
 
 

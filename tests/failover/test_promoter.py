@@ -219,6 +219,23 @@ async def test_a_member_that_hangs_costs_its_deadline_once_and_beside_the_others
         assert monotonic() - began - surveyed < 2.0
 
 
+async def test_while_a_standby_knocks_for_one_operator_another_looks_at_it(new_group: NewGroup) -> None:
+    group = new_group(1)
+    async with promoter_of(group, seconds=0.5) as promoter:
+        await promoter.survey()
+        send(processes(group.primary.data), signal.SIGSTOP)
+        surveying = asyncio.create_task(promoter.survey())
+        knocking = "select count(*) from pg_stat_activity where query like 'copy (select) to program%'"
+        while await asyncio.to_thread(group.servers["b"].psql, f"{knocking} and pid <> pg_backend_pid()") == "0":
+            assert not surveying.done()
+        frozen = await promoter.settle(epoch=1)
+        assert not surveying.done()
+        standby = frozen.member("b")
+        assert standby is not None
+        assert standby.reachable
+        assert [each.alive for each in (await surveying).sightings] == [False, False]
+
+
 async def test_who_lets_nobody_in_is_alive_all_the_same(new_group: NewGroup) -> None:
     group = new_group(1)
     group.primary.psql("create role stranger login")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilience.model.errors import TimedOut, Unreachable
 from resilience.postgres import PostgresMember, PostgresPromoter
 from resilience.postgres.failover.conninfo import NOWHERE, Upstream
+from resilience.postgres.failover.group import Seen
 from resilience.postgres.failover.looking import branches_of
+from resilience.postgres.failover.members import HUNG_SECONDS, Members
 from resilience.postgres.failover.owners import owner
 from resilience.postgres.failover.sync_names import SyncNames, sync_names
 
@@ -101,3 +105,16 @@ def test_a_member_is_one_server_and_has_one_name() -> None:
     with pytest.raises(ValueError, match="two members have one name"):
         PostgresPromoter(members=[PostgresMember("a", dsn="host=one"), PostgresMember("a", dsn="host=two")])
     assert PostgresMember("a-b.c", dsn="host=one").slot == "a_b_c"
+
+
+def test_who_hung_is_hardly_waited_for_but_now_and_then() -> None:
+    member = PostgresMember("a", dsn="host=one")
+    members = Members((member,), 2.0)
+    silent = Seen(member=member, error=TimedOut("no answer", operation="survey", subject="a"))
+    waited = [members.deadline("a")]
+    for _ in range(12):
+        members.remember(silent)
+        waited.append(members.deadline("a"))
+    assert waited == [2.0, *[HUNG_SECONDS] * 9, 2.0, *[HUNG_SECONDS] * 2]
+    members.remember(evolve(silent, error=Unreachable("refused", operation="survey", subject="a")))
+    assert members.deadline("a") == 2.0

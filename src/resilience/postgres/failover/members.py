@@ -22,6 +22,8 @@ NUDGE_SECONDS = 0.01
 PROBE_HOLDS_SECONDS = 10.0
 HUNG_SECONDS = 0.2
 """How long a member is waited for that has not answered in time before."""
+HUNG_LOOKS = 10
+"""So often it is waited for as long as any other: it may have come back, and only be slow."""
 CONFIGURE_SECONDS = 5.0
 # Whoever writes a password into primary_conninfo does not want it in the server's log.
 _QUIET = ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'")
@@ -39,6 +41,9 @@ class Members:
     seen: dict[str, Seen] = field(factory=dict, init=False)
     primary: str = field(default="", init=False)
     _lookers: dict[str, Looker] = field(init=False)
+    _doors: dict[str, Link] = field(init=False)
+    _hung: dict[str, int] = field(factory=dict, init=False)
+    _knocking: dict[str, asyncio.Lock] = field(init=False)
     _probes: dict[tuple[str, str], tuple[float, bool | None]] = field(factory=dict, init=False)
     _epoch: int = field(default=0, init=False)
     _credentials: Upstream = field(factory=Upstream, init=False, repr=False)
@@ -49,6 +54,9 @@ class Members:
             raise ValueError(f"two members have one name: {', '.join(names)}")
         self.links = {member.name: Link(member.dsn) for member in self.members}
         self._lookers = {name: Looker(link) for name, link in self.links.items()}
+        # Who knocks waits for seconds; nobody else has to wait for that.
+        self._doors = {member.name: Link(member.dsn) for member in self.members}
+        self._knocking = {name: asyncio.Lock() for name in self.links}
 
     def __getitem__(self, name: str) -> PostgresMember:
         for member in self.members:
@@ -73,9 +81,9 @@ class Members:
         return look
 
     def deadline(self, name: str) -> float:
-        """How long a member may take: one that hung when it was looked at last is waited for no more."""
-        hung = name in self.seen and isinstance(self.seen[name].error, TimedOut)
-        return min(HUNG_SECONDS, self.seconds) if hung else self.seconds
+        """How long a member may take: one that hung when it was looked at last is hardly waited for."""
+        again = self._hung.get(name, 0) % HUNG_LOOKS
+        return min(HUNG_SECONDS, self.seconds) if again else self.seconds
 
     async def _see(self, member: PostgresMember, operation: str) -> Seen:
         began = monotonic()
@@ -89,6 +97,8 @@ class Members:
     def remember(self, seen: Seen) -> Seen:
         """Keep what was seen of a member last."""
         self.seen[seen.member.name] = seen
+        hung = isinstance(seen.error, TimedOut)
+        self._hung[seen.member.name] = self._hung.get(seen.member.name, 0) + 1 if hung else 0
         if seen.look is not None:
             for key in [key for key in self._probes if seen.member.name in key[1:]]:
                 del self._probes[key]
@@ -102,15 +112,16 @@ class Members:
         It writes nothing. What answers may be starting up; it lives all the same. Whom nobody has let in a moment ago,
         and who has not answered us since, need not be waited for again.
         """
-        at, answer = self._probes.get((name, primary), (0.0, None))
-        if answer is None or monotonic() - at > PROBE_HOLDS_SECONDS:
-            answer = await self._probe(name, primary)
-            self._probes[name, primary] = monotonic(), answer
-        return answer
+        async with self._knocking[name]:
+            at, answer = self._probes.get((name, primary), (0.0, None))
+            if answer is None or monotonic() - at > PROBE_HOLDS_SECONDS:
+                answer = await self._probe(name, primary)
+                self._probes[name, primary] = monotonic(), answer
+            return answer
 
     async def _probe(self, name: str, primary: str) -> bool | None:
         host, port = self[primary].address
-        link = self.links[name]
+        link = self._doors[name]
         try:
             row = await link.row(_BIN_DIR, seconds=self.seconds, operation="survey")
             command = _PROBE.format(bin_dir=row["bin_dir"], host=host, port=port, seconds=PROBE_SECONDS)
@@ -119,6 +130,8 @@ class Members:
             await link.execute(command, seconds=self.seconds + PROBE_SECONDS + 1, operation="survey")
         except ResilienceError as error:
             return False if "exited with exit code 2" in str(getattr(error.__cause__, "detail", "")) else _answer(error)
+        finally:
+            link.drop()
         return True
 
     def upstream(self, name: str, primary: str, *, epoch: int) -> Upstream:
@@ -172,7 +185,7 @@ class Members:
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await asyncio.gather(*(link.aclose() for link in self.links.values()))
+        await asyncio.gather(*(link.aclose() for link in (*self.links.values(), *self._doors.values())))
 
 
 _SETTINGS = "select array_agg(row(name, setting)) as found from pg_settings where name = any($1::text[])"

@@ -13,6 +13,7 @@ from resilience.model.errors import (
     FencedOff,
     FencingUnproven,
     Interrupted,
+    JournalConflict,
     LossTooGreat,
     NotConfirmed,
     Refused,
@@ -467,6 +468,28 @@ async def test_who_is_overtaken_in_the_middle_of_a_step_stops() -> None:
     stage.world.watch = overtaken
     with pytest.raises(FencedOff, match="epoch 2 has begun"):
         await stage.fail_over(plan)
+    stage.assert_failed_over("b")
+
+
+async def test_who_stood_still_after_his_record_looks_whose_turn_it_is_before_he_acts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = await Stage.of("a", "b", "c")
+    stage.world.kill("a")
+    plan = await stage.plan()
+    finished: list[str] = []
+
+    async def overtaken(point: str) -> None:
+        if point == "after put" and stage.store.puts == 2:
+            stage.fate()
+            await resume(stage.group, actor="bert", clock=stage.world.clock)
+            finished.extend(stage.world.effects)
+
+    stage.store.watch = overtaken
+    monkeypatch.setattr("resilience.operations.executing.STOOD_STILL", -1.0)
+    with pytest.raises(JournalConflict, match="bert acts on this group"):
+        await stage.fail_over(plan)
+    assert stage.world.effects == finished
     stage.assert_failed_over("b")
 
 

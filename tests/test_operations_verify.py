@@ -12,7 +12,7 @@ from resilience import Archive, backup, verify
 from resilience.model.capture import Restored
 from resilience.model.errors import ChecksumMismatch, DestinationNotEmpty, Interrupted, StorageFailed
 from resilience.model.events import Event
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Finding, Level, Severity, Verdict
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.primitives import Log, Reached, StoredBackup
@@ -185,3 +185,33 @@ async def test_verifying_cancelled_anywhere_leaves_no_scratch_server_behind() ->
             scratch = MemoryDestination()
             await attempt(verify(archive, manifest, scratch=scratch))
             assert (scratch.values, scratch.startable, scratch.running) == ({}, False, 0)
+
+
+@frozen(kw_only=True)
+class Holds:
+    """An assertion about a running server that says what it is told to say."""
+
+    passed: bool = True
+    level: Level = Level.ASSERTIONS
+
+    async def check(self, subject: MemoryServer) -> Verdict:
+        text = f"{len(subject.values)} values"
+        severity: Severity = "note" if self.passed else "blocker"
+        finding = Finding(severity=severity, subject="content", text=text)
+        return Verdict(subject="content", passed=self.passed, level=None, findings=(finding,))
+
+
+async def test_assertions_about_the_restored_data_are_the_last_level() -> None:
+    archive = small_archive()
+    manifest = await backed_up(archive)
+    verdict = await verify(archive, manifest, scratch=MemoryDestination(), assertions=[Holds(), Holds()])
+    assert verdict.passed
+    assert verdict.level == Level.ASSERTIONS
+    assert "2 assertions about the data hold" in str(verdict)
+    assert f"{len(VALUES)} values" in str(verdict)
+    verdict = await verify(archive, manifest, scratch=MemoryDestination(), assertions=[Holds(passed=False), Holds()])
+    assert not verdict.passed
+    assert verdict.level == Level.STARTS
+    assert blockers(verdict) == [("content", f"{len(VALUES)} values")]
+    with pytest.raises(ValueError, match="name a scratch"):
+        await verify(archive, manifest, assertions=[Holds()])

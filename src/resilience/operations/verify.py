@@ -32,20 +32,24 @@ async def verify(
     *,
     validators: Sequence[Validator[StoredBackup]] = (),
     scratch: RestoreDestination[Live] | None = None,
+    assertions: Sequence[Validator[Live]] = (),
     observer: Observer | None = None,
 ) -> Verdict:
     """Prove as much about a backup as it is given the means for, level by level; stop at the first that fails.
 
     Always: every object exists (L0), every stored byte is read and matches its checksums (L1). With the system's own
     `validators`: the format parses to its end (L2). With a `scratch` destination: a server starts on it and answers
-    (L3); what was restored there is removed again, also on cancellation.
+    (L3), and with `assertions` about its data they hold (L4); what was restored there is removed again, also on
+    cancellation.
 
     Of an incremental backup, L0 looks at everything that it builds on too, L1 and L2 read its own bytes only, and L3
     restores the whole chain.
 
-    What is wrong stands in the verdict's findings. Raises Unavailable if the store does not answer, Refused or
-    Unsupported if the scratch destination cannot be used.
+    What is wrong stands in the verdict's findings. Raises ValueError for assertions without a scratch, Unavailable if
+    the store does not answer, Refused or Unsupported if the scratch destination cannot be used.
     """
+    if assertions and scratch is None:
+        raise ValueError("assertions are about a running server: name a scratch destination")
     began = time.monotonic()
     told = Notifier("verify", manifest.target, observer)
     with told.outcome():
@@ -64,7 +68,7 @@ async def verify(
                 and await proof.passes(validators)
                 and scratch is not None
             ):
-                await proof.starts(scratch)
+                await proof.starts(scratch, assertions)
     return proof.verdict(time.monotonic() - began)
 
 
@@ -123,19 +127,28 @@ class _Proof:
             self._reached(validator.level, f"{verdict.objects} objects, {as_bytes(verdict.bytes)} parsed")
         return True
 
-    async def starts(self, scratch: RestoreDestination[Live]) -> None:
-        """L3."""
+    async def starts(self, scratch: RestoreDestination[Live], assertions: Sequence[Validator[Live]]) -> None:
+        """L3, and L4 where something is asserted."""
         manifests = [backup.manifest for backup in self.chain]
         plan = plan_restore(manifests, await scratch.survey(manifests))
         try:
             restored = await scratch.apply(plan, chain=self.chain)
             self.findings += restored.findings
-            async with scratch.live():
+            async with scratch.live() as live:
                 self._reached(Level.STARTS, f"a scratch server reached {restored.reached} and answers")
+                await self._hold(assertions, live)
         except (Corrupt, Interrupted) as error:
             self.findings.append(_blocker(error))
         finally:
             await finish(scratch.discard())
+
+    async def _hold(self, assertions: Sequence[Validator[Live]], live: Live) -> None:
+        """L4: all of them are looked at."""
+        verdicts = [await each.check(live) for each in assertions]
+        self.findings += [finding for verdict in verdicts for finding in verdict.findings]
+        self.passed = all(verdict.passed for verdict in verdicts)
+        if verdicts and self.passed:
+            self._reached(Level.ASSERTIONS, f"{len(verdicts)} assertions about the data hold")
 
     async def _examine(self, level: Level, backups: Sequence[StoredBackup]) -> bool:
         self.objects = self.bytes = 0

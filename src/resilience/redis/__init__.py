@@ -9,6 +9,7 @@ from resilience.lazily import lazily
 if TYPE_CHECKING:
     from .aof.target import RedisAofTarget
     from .aof.validator import RedisAofValidator
+    from .content import RedisContentValidator, RedisSample, take_sample
     from .directory import RedisDataDirectory
     from .scratch import RedisScratch
     from .server import RedisServer
@@ -19,10 +20,13 @@ __all__ = [
     "RedisAofTarget",
     "RedisAofValidator",
     "RedisBackupValidator",
+    "RedisContentValidator",
     "RedisDataDirectory",
+    "RedisSample",
     "RedisScratch",
     "RedisServer",
     "RedisTarget",
+    "take_sample",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -31,9 +35,12 @@ __getattr__, __dir__ = lazily(
         "RedisAofTarget": "aof.target",
         "RedisAofValidator": "aof.validator",
         "RedisBackupValidator": "validator",
+        "RedisContentValidator": "content",
         "RedisDataDirectory": "directory",
+        "RedisSample": "content",
         "RedisScratch": "scratch",
         "RedisServer": "server",
         "RedisTarget": "target",
+        "take_sample": "content",
     },
 )

@@ -68,6 +68,27 @@ class TestRedisDirectoryOfAnAppendOnlyServer(TestRedisDirectory):
         return redis7
 
 
+class TestRedisSavedFile(TestRedisDirectory):
+    """Of what the server saves to its own disk; a save that was begun is ended by the server, and left there."""
+
+    capture_step = 2
+    apply_step = 1000
+
+    @pytest.fixture
+    def every_redis(self, redis7: TestRedis) -> TestRedis:
+        return redis7
+
+    @pytest.fixture
+    def target(self, every_redis: TestRedis) -> BackupTarget:
+        self.server = every_redis
+        fill(every_redis)
+        return RedisTarget("cache", url=every_redis.url, file=every_redis.folder / "dump.rdb")
+
+    async def state(self, target: BackupTarget) -> object:
+        names = ("connected_slaves", "rdb_bgsave_in_progress", "connected_clients", "rdb_last_bgsave_status")
+        return [self.server.info(name) for name in names], self.server.ask("CONFIG", "GET", "*")
+
+
 class TestRedisServer(OfOneServer):
     apply_step = 47
 

@@ -17,7 +17,7 @@ from resilience.model.events import Notifier
 from resilience.model.failover import FailoverPlan, FailoverPolicy, FailoverReport, Phase
 from resilience.model.findings import Finding
 from resilience.model.show import as_span
-from resilience.planning.drills import judge, ready
+from resilience.planning.drills import elected_instead, judge, ready
 from resilience.primitives import Canary, Fault, Watching
 
 from .drill_clean_up import brought_back
@@ -61,6 +61,7 @@ class Drilling:
     proof: FaultProof | None = field(default=None, init=False)
     noticed: datetime | None = field(default=None, init=False)
     failed_over: FailoverReport | None = field(default=None, init=False)
+    elected: str = field(default="", init=False)
     served: Served | None = field(default=None, init=False)
     seen: CanaryFacts | None = field(default=None, init=False)
     cleaned: list[str] = field(factory=list, init=False)
@@ -109,36 +110,49 @@ class Drilling:
     async def _fail_over(self, watching: Watching, first: Served) -> None:
         try:
             plan = await self._noticed()
-            words = plan.confirmation if self.confirm is None else await self.confirm(plan)
-            why = f"drill {self.record.id}: {self.fault.name}"
-            failed_at = self.proof.at if self.proof else None
-            self.failed_over = await failover(
-                self.group,
-                plan,
-                confirm=words,
-                failed_at=failed_at,
-                actor=self.actor,
-                reason=why,
-                observer=self.told.observer,
-                clock=self.clock,
-            )
-            self._tell(f"the failover is {self.failed_over.ending}")
+            if plan is not None:
+                await self._carry_out(plan)
         except Interrupted as error:
             self._blocked(str(error), hint="resume(group) finishes the failover")
         except ResilienceError as error:
             self._blocked(str(error))
+        over = self.failed_over is not None or self.elected
         waited = (self.clock() - self.proof.at).total_seconds() if self.proof else 0.0
-        rest = self.criterion.rto.total_seconds() - waited if self.failed_over is not None else 0.0
+        rest = self.criterion.rto.total_seconds() - waited if over else 0.0
         self.served = await watching.another(than=first.instance, seconds=max(rest, 0.01))
 
-    async def _noticed(self) -> FailoverPlan:
-        """Plan a failover until one can be carried out: what blocks it at first is that the primary may be alive."""
+    async def _carry_out(self, plan: FailoverPlan) -> None:
+        words = plan.confirmation if self.confirm is None else await self.confirm(plan)
+        why = f"drill {self.record.id}: {self.fault.name}"
+        failed_at = self.proof.at if self.proof else None
+        self.failed_over = await failover(
+            self.group,
+            plan,
+            confirm=words,
+            failed_at=failed_at,
+            actor=self.actor,
+            reason=why,
+            observer=self.told.observer,
+            clock=self.clock,
+        )
+        self._tell(f"the failover is {self.failed_over.ending}")
+
+    async def _noticed(self) -> FailoverPlan | None:
+        """Plan a failover until one can be carried out: what blocks it at first is that the primary may be alive.
+
+        None if the group has elected another by itself before that.
+        """
         until = self.clock() + timedelta(seconds=self.notice_seconds)
         while True:
             plan = await plan_failover(self.group, policy=self.policy, clock=self.clock)
             if not plan.blockers:
                 self.noticed = plan.made_at
                 return plan
+            if elected := elected_instead(plan.facts, self.fault.subject):
+                self.noticed, self.elected = plan.made_at, elected
+                text = f"the group has elected {elected} by itself, before a failover was planned"
+                self.findings.append(Finding(severity="note", subject="failover", text=text))
+                return None
             if self.clock() > until:
                 raise Refused(
                     f"no failover could be planned within {as_span(self.notice_seconds)}: {plan.blockers[0]}",
@@ -150,13 +164,15 @@ class Drilling:
     async def _end(self, records: DrillRecords) -> DrillReport:
         """Clean up, judge, and keep the report."""
         await self._clean(f"heal: {self.fault.name}", self.fault.heal)
-        if self.record.comes_back and self.failed_over is not None and self.failed_over.ending == "completed":
-            await self._clean(f"{self.fault.subject} is behind {self.failed_over.primary} again", self._rejoin)
+        report = self.failed_over
+        primary = report.primary if report is not None and report.ending == "completed" else self.elected
+        if self.record.comes_back and primary:
+            await self._clean(f"{self.fault.subject} is behind {primary} again", self._rejoin)
         await self._clean(f"removed what {self.canary.name} wrote", self.canary.clean)
-        report = self._report()
+        drilled = self._report()
         if not self.left:
-            await records.ended(report)
-        return report
+            await records.ended(drilled)
+        return drilled
 
     async def _rejoin(self) -> None:
         why = f"drill {self.record.id}: clean up"
@@ -179,7 +195,14 @@ class Drilling:
         seen = self.seen or CanaryFacts(
             canary=self.canary.name, began_at=now, ended_at=now, acknowledged=0, missing=None
         )
-        found = judge(self.criterion, proof=self.proof, served=self.served, canary=seen, failover=self.failed_over)
+        found = judge(
+            self.criterion,
+            proof=self.proof,
+            served=self.served,
+            canary=seen,
+            failover=self.failed_over,
+            elected=bool(self.elected),
+        )
         findings = (*self.findings, *found)
         rto = (self.served.first - self.proof.at).total_seconds() if self.served and self.proof else None
         return DrillReport(

@@ -27,6 +27,13 @@ def ready(facts: GroupFacts, *, subject: str) -> Iterator[Finding]:
         yield _blocker(facts.group, "no standby receives from the primary", "nobody could take over")
 
 
+def elected_instead(facts: GroupFacts, subject: str) -> str:
+    """Name the member that a group has elected by itself instead of the one that failed; empty: none yet."""
+    now = facts.member(facts.primary)
+    there = facts.elects and now is not None and now.name != subject and now.role == "primary" and now.writable
+    return facts.primary if there else ""
+
+
 def allowed(schedule: DrillSchedule, now: datetime) -> Iterator[Finding]:
     """Say why now is not the time for a drill, if so."""
     if now not in schedule.window:
@@ -40,11 +47,12 @@ def judge(
     served: Served | None,
     canary: CanaryFacts,
     failover: FailoverReport | None,
+    elected: bool = False,
 ) -> Iterator[Finding]:
-    """Yield a blocker for everything that a drill must have shown and has not."""
+    """Yield a blocker for everything that a drill must have shown and has not; `elected`: the group did it itself."""
     if proof is None:
         yield _blocker("fault", "nobody has proven that anything failed")
-    if failover is None or failover.ending != "completed":
+    if not elected and (failover is None or failover.ending != "completed"):
         why = "" if failover is None else f": {failover.why}"
         yield _blocker("failover", f"it was not completed{why}")
     yield from _recovery(criterion, proof, served)

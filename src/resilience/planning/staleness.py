@@ -27,7 +27,7 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
         yield f"the primary is {facts.primary or 'nobody known'} now, and was {plan.facts.primary or 'nobody known'}"
     yield from _members_moved(plan.facts, facts)
     yield from _sync_moved(plan.facts.sync, facts.sync)
-    yield from _routes_moved(plan.routes, routes)
+    yield from (_routes_changed if plan.facts.elects else _routes_moved)(plan.routes, routes)
 
 
 def has_elected(plan: FailoverPlan, facts: GroupFacts) -> bool:
@@ -40,7 +40,7 @@ def has_elected(plan: FailoverPlan, facts: GroupFacts) -> bool:
 
 
 def _routes_changed(before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
-    """Routes that clients follow lead elsewhere by now, and that is as it should be."""
+    """Routes on which clients follow whom the group elects may lead elsewhere by now, and that is as it should be."""
     follow = {each.route for each in routes if each.follows}
     yield from _routes_moved(
         [each for each in before if each.route not in follow], [each for each in routes if each.route not in follow]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import ClassVar
 
 import asyncpg
 from attrs import define, field, frozen
 
+from resilience.canaries import Memory
 from resilience.concurrency import stop_tasks
-from resilience.model.drills import CanaryFacts, LostWrite, Served
+from resilience.model.drills import CanaryFacts, Served
 from resilience.model.errors import ResilienceError, TimedOut, Unavailable
 from resilience.model.ids import checked_name, new_id
 from resilience.model.moments import utc_now
@@ -64,13 +64,14 @@ class PostgresCanary:
         run = _Run(self, new_id(self.clock()))
         tasks = [asyncio.create_task(run.write()) for _ in range(self.writers)]
         try:
-            if not await run.until(lambda: bool(run.servers), FIRST_WITHIN_SECONDS):
-                text = f"nothing was acknowledged within {FIRST_WITHIN_SECONDS:g} s: {run.problem or 'no answer'}"
+            known = run.memory
+            if not await known.until(lambda: bool(known.servers), FIRST_WITHIN_SECONDS):
+                text = f"nothing was acknowledged within {FIRST_WITHIN_SECONDS:g} s: {known.problem or 'no answer'}"
                 raise TimedOut(text, operation="write", subject=f"{self.name} at {self.dsn.where}")
             yield run
         finally:
             await stop_tasks(tasks)
-            run.end()
+            run.memory.end()
 
     async def clean(self) -> None:
         """Remove its rows, and the table if a canary has made it; see `Canary.clean`. Raises Unavailable, Refused."""
@@ -124,77 +125,31 @@ class PostgresCanary:
 
 @define(eq=False)
 class _Run:
-    """One run of a canary: what it wrote, and what it was told."""
+    """One run of a canary."""
 
     canary: PostgresCanary
     id: str
-    servers: dict[str, Served] = field(factory=dict, init=False)
-    problem: str = field(default="", init=False)
-    _acknowledged: dict[int, tuple[datetime, str]] = field(factory=dict, init=False, repr=False)
-    _next: int = field(default=0, init=False)
-    _failed: int = field(default=0, init=False)
-    _doubts: set[int] = field(factory=set, init=False, repr=False)
-    _missing: tuple[LostWrite, ...] | None = field(default=None, init=False)
-    _gap: tuple[datetime, datetime] | None = field(default=None, init=False)
-    _began: datetime = field(init=False)
-    _ended: datetime | None = field(default=None, init=False)
-    _origin: float = field(factory=time.monotonic, init=False)
-    _last: datetime = field(init=False)
-    _news: asyncio.Event = field(factory=asyncio.Event, init=False, repr=False)
+    memory: Memory = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._began = self._last = self.canary.clock()
+        self.memory = Memory(self.canary.name, self.canary.clock)
 
     @property
     def seen(self) -> CanaryFacts:
         """What it has seen so far; see `Watching.seen`."""
-        now = self._ended or self._now()
-        gap = self._gap or (self._began, self._began)
-        if now - self._last > gap[1] - gap[0]:
-            gap = (self._last, now)
-        return CanaryFacts(
-            canary=self.canary.name,
-            began_at=self._began,
-            ended_at=now,
-            acknowledged=len(self._acknowledged),
-            failed=self._failed,
-            in_doubt=len(self._doubts),
-            missing=self._missing,
-            served=tuple(self.servers.values()),
-            longest=(gap[1] - gap[0]).total_seconds(),
-            quiet_since=gap[0],
-            quiet_until=gap[1],
-        )
+        return self.memory.seen
 
     async def another(self, *, than: str, seconds: float) -> Served | None:
         """Wait for another server; see `Watching.another`."""
-        await self.until(lambda: any(each != than for each in self.servers), seconds)
-        return next((each for name, each in self.servers.items() if name != than), None)
-
-    async def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait until something is so; tell whether it came to that in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                while not condition():
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            pass
-        return condition()
+        return await self.memory.another(than=than, seconds=seconds)
 
     async def examine(self) -> CanaryFacts:
         """Look which of the acknowledged writes are there; see `Watching.examine`."""
-        known = dict(self._acknowledged)
+        promised = self.memory.promised
         query = f"select id from {self.canary.table} where run = $1"  # noqa: S608
         async with self.canary.looking("examine") as connection:
             there = {row["id"] for row in await connection.fetch(query, self.id)}
-        lost = sorted(known.keys() - there)
-        self._missing = tuple(LostWrite(id=each, at=known[each][0], instance=known[each][1]) for each in lost)
-        return self.seen
-
-    def end(self) -> None:
-        """Remember when it ended."""
-        self._ended = self._now()
+        return self.memory.found(promised, there)
 
     async def write(self) -> None:
         """Write until cancelled, and connect anew whenever something fails, as a pool does."""
@@ -209,8 +164,7 @@ class _Run:
                     warned.clear()
                     await self._write_one(connection, warned)
                 except (*_FAILURES, ResilienceError) as error:
-                    self._failed += 1
-                    self.problem = " ".join(str(error).split()) or type(error).__name__
+                    self.memory.failed(error)
                     if connection is not None:
                         connection.terminate()
                         connection = None
@@ -220,11 +174,9 @@ class _Run:
                 connection.terminate()
 
     async def _write_one(self, connection: asyncpg.Connection, warned: list[str]) -> None:
-        self._next += 1
-        number, sent = self._next, self._now()
+        number, sent = self.memory.begun()
         insert = f"insert into {self.canary.table} (canary, run, id) values ($1, $2, $3) returning {INSTANCE}"  # noqa: S608
         asking = asyncio.create_task(connection.fetchval(insert, self.canary.name, self.id, number))
-        self._doubts.add(number)
         try:
             done, _ = await asyncio.wait([asking], timeout=self.canary.patience)
             if not done:
@@ -232,7 +184,7 @@ class _Run:
             instance = asking.result()
         except asyncpg.PostgresError:
             if not connection.is_closed():  # the server said no, and goes on: it has not written it
-                self._doubts.discard(number)
+                self.memory.refused(number)
             raise
         finally:
             # Never cancelled: asyncpg would have the server cancel it, and a commit that waits for a standby then
@@ -242,27 +194,5 @@ class _Run:
                 await asyncio.wait([asking])
             if not asking.cancelled():
                 asking.exception()
-        if any(_NOT_PROMISED in said for said in warned):
-            return
-        self._doubts.discard(number)
-        self._acknowledge(number, sent, instance)
-
-    def _acknowledge(self, number: int, sent: datetime, instance: str) -> None:
-        now = self._now()
-        self._acknowledged[number] = now, instance
-        if self._gap is None or now - self._last > self._gap[1] - self._gap[0]:
-            self._gap = self._last, now
-        self._last = now
-        before = self.servers.get(instance)
-        self.servers[instance] = Served(
-            instance=instance,
-            first=before.first if before else now,
-            last=now,
-            last_sent=max(before.last_sent, sent) if before else sent,
-            writes=before.writes + 1 if before else 1,
-        )
-        self._news.set()
-
-    def _now(self) -> datetime:
-        """Tell the time by the clock as it was at the beginning: it does not jump."""
-        return self._began + timedelta(seconds=time.monotonic() - self._origin)
+        if not any(_NOT_PROMISED in said for said in warned):
+            self.memory.acknowledged(number, sent=sent, instance=instance)

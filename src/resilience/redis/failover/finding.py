@@ -72,6 +72,13 @@ class Finder:
             raise Unreachable(text, operation=OPERATION, subject=self.sentinels.watched)
         return seeking.result()
 
+    async def now(self) -> Address:
+        """Look once where the master is. Raises Unreachable if nobody is it now."""
+        if (address := await self._look()) is None:
+            text = f"there is no master now: {self.problem or 'nobody answers'}"
+            raise Unreachable(text, operation=OPERATION, subject=self.sentinels.watched)
+        return address
+
     def doubt(self, address: Address) -> None:
         """Look again before this one is used the next time: it does not answer, or is no master."""
         if self.master == address:

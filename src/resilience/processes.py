@@ -104,10 +104,18 @@ def _pids() -> Iterator[int]:
 
 
 def works_in(pid: int, folder: Path, program: str) -> bool:
-    """Tell whether a process works in a folder, as a program of that name."""
-    with suppress(OSError):
-        return (PROC / str(pid) / "cwd").samefile(folder) and program in _program(pid)
-    return False
+    """Tell whether a process works in a folder, as a program of that name. Raises Refused if it may be, unseen."""
+    try:
+        return (PROC / str(pid) / "cwd").samefile(folder) and _runs(pid, program)
+    except PermissionError as error:
+        # Root needs CAP_SYS_PTRACE to look at another account's processes, and containers are not given it.
+        if not _called(pid, program) or _account(pid) != folder.stat().st_uid:
+            return False
+        text = f"where process {pid} ({program}) works we may not see, so nobody can tell whether it works here"
+        hint = "run this as the server's account, or give it CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
+        raise Refused(text, operation="look", subject=str(folder), hint=hint) from error
+    except OSError:
+        return False
 
 
 def gone(*those: Process) -> Callable[[], Awaitable[bool]]:
@@ -141,5 +149,27 @@ def kill_all(folder: Path, program: str, seconds: float) -> list[Process]:
     return left
 
 
-def _program(pid: int) -> str:
-    return (PROC / str(pid) / "comm").read_text(errors="replace")
+def _runs(pid: int, program: str) -> bool:
+    """Tell whether a process is a program of that name, whatever link it was started by."""
+    try:
+        if program in (PROC / str(pid) / "comm").read_text(errors="replace"):
+            return True
+        return program in (PROC / str(pid) / "exe").readlink().name
+    except OSError:
+        return False
+
+
+def _called(pid: int, program: str) -> bool:
+    """Tell the same by what everybody may read."""
+    with suppress(OSError):
+        return any(program in (PROC / str(pid) / name).read_text(errors="replace") for name in ("comm", "cmdline"))
+    return False
+
+
+def _account(pid: int) -> int | None:
+    """Return the account that a process acts as (proc(5), /proc/pid/status); None if it has gone."""
+    try:
+        text = (PROC / str(pid) / "status").read_text(errors="replace")
+    except _GONE:
+        return None
+    return next((int(line.split()[2]) for line in text.splitlines() if line.startswith("Uid:")), None)

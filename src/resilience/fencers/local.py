@@ -81,10 +81,11 @@ async def fence(
     await in_thread(mark.set, fenced)
     if running:
         fenced = evolve(fenced, end=await _end(member, server, stop))
-    if await _running(member, server):
-        raise FencingUnproven("a process works in its data directory again", operation="fence", subject=member)
+    await _dead(member, server)
     fenced = evolve(fenced, at=fenced.at or clock())
     await in_thread(mark.set, fenced)
+    # The server may have rewritten its file without our line as it ended, and somebody may have started it at once.
+    await _dead(member, server)
     word, seen = await in_thread(ended)
     return Fence(
         member=member,
@@ -97,9 +98,14 @@ async def fence(
 
 
 async def lift(server: Fenceable, mark: FenceMark, *, epoch: int) -> None:
-    """Undo it; a server that it has stopped is started again. Raises FencedOff, Interrupted."""
+    """Undo it; a server that it has stopped is started again. Raises FencedOff, Interrupted.
+
+    Also where there is nothing to undo, nobody fences it in an older epoch any more.
+    """
     found = await in_thread(mark.check, epoch)
     if found is None or found.lifted:
+        if (found is None or found.epoch < epoch) and server.data.is_dir():
+            await in_thread(mark.note, Fenced(epoch=epoch, lifted=True))
         return
     # Started first in the mark's own words: who dies between finds that it is still to be started.
     if found.ran:
@@ -116,6 +122,11 @@ async def _end(member: str, server: Fenceable, stop: Stopped | None) -> Position
     except TimedOut as error:
         raise FencingUnproven(error.what, operation="fence", subject=member, hint=error.hint) from error
     return None
+
+
+async def _dead(member: str, server: Fenceable) -> None:
+    if await _running(member, server):
+        raise FencingUnproven("a process works in its data directory again", operation="fence", subject=member)
 
 
 async def _running(member: str, server: Fenceable) -> list[int]:

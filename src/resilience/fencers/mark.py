@@ -66,9 +66,13 @@ class FenceMark:
 
     def set(self, fenced: Fenced) -> None:
         """Keep every server from starting here from now on."""
-        write_durably(self.data / FENCE, to_json(fenced), self.account)
+        self.note(fenced)
         if not self.stands:
             write_durably(self.config, _lines(self._lines()) + self.guard, self.account)
+
+    def note(self, fenced: Fenced) -> None:
+        """Write down how it stands, and change nothing else."""
+        write_durably(self.data / FENCE, to_json(fenced), self.account)
 
     def lift(self, epoch: int, *, settings: bytes | None = None, keep: Fenced | None = None) -> None:
         """Let a server start here again, with other lines in its file if they are given.
@@ -76,7 +80,7 @@ class FenceMark:
         With `keep` the mark goes on saying that, so that whoever finds it knows what is still to be done.
         """
         text = self._lines() if settings is None else settings
-        write_durably(self.data / FENCE, to_json(keep or Fenced(epoch=epoch, lifted=True)), self.account)
+        self.note(keep or Fenced(epoch=epoch, lifted=True))
         write_durably(self.config, _lines(text).replace(self.guard, b""), self.account)
 
     def settings(self) -> bytes:

@@ -11,7 +11,7 @@ from resilience import processes as known
 from resilience.model.errors import Refused
 from resilience.processes import Process, look, reap, send, works_in
 
-__all__ = ["PROGRAM", "Process", "look", "postmaster", "processes", "reap", "send"]
+__all__ = ["PROGRAM", "Process", "look", "postmaster", "processes", "reap", "send", "unseen"]
 
 PROGRAM = "postgres"
 
@@ -38,3 +38,23 @@ def postmaster(data: Path) -> Process | None:
 def processes(data: Path) -> list[Process]:
     """Return all processes that work in a data directory, the postmaster and those that have outlived theirs."""
     return known.processes(data, PROGRAM)
+
+
+def unseen(data: Path) -> str:
+    """Say why a server may work on a data directory though no process is seen there; empty if nothing says so.
+
+    Its own postmaster.pid tells: the server that wrote it knew the directory by another path, or was process 1 of a
+    container. Then it ran where we cannot look, and may still (src/include/utils/pidfile.h).
+    """
+    try:
+        lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    if lines[:1] == ["1"]:
+        return "its postmaster.pid is of process 1 of a container, whose processes we do not see"
+    known_as = lines[1] if len(lines) > 1 else ""
+    try:
+        same = not known_as or data.samefile(known_as)
+    except OSError:
+        same = False
+    return "" if same else f"its postmaster.pid is of a server that knows it as {known_as}: we do not see its processes"

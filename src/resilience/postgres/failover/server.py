@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from attrs import field, frozen
@@ -13,7 +15,7 @@ from attrs import field, frozen
 from resilience import processes as known
 from resilience.concurrency import in_thread
 from resilience.model.errors import Interrupted, Refused, TimedOut, Unsupported
-from resilience.postgres.processes import PROGRAM, postmaster, processes
+from resilience.postgres.processes import PROGRAM, postmaster, processes, unseen
 from resilience.postgres.tools import Account, Tools
 from resilience.postgres.untar import PG_CONTROL
 
@@ -22,7 +24,9 @@ STOP_SECONDS = 60.0
 KILL_SECONDS = 10.0
 LOOK_AGAIN_SECONDS = 0.002
 _LOG_LINES = 5
-_PORT, _SOCKET = 3, 4
+# A server logs a primary_conninfo that has changed, with its password.
+_SECRET = re.compile(r"(password)\s*=\s*('(?:[^'\\]|\\.|'')*'|[^\s\"']+)", re.IGNORECASE)
+_PORT, _SOCKET, _STATUS = 3, 4, 7
 """Which lines of postmaster.pid name these (src/include/utils/pidfile.h)."""
 
 
@@ -42,6 +46,7 @@ def _commands(words: Sequence[str]) -> Sequence[str]:
 class LocalServer:
     """A server on this machine, by its data directory; its programs are in `bin_dir`, or on the PATH.
 
+    We have to see its processes: not those of another container, nor of another machine that has the same disk.
     We must be root or the account that it runs as. It is started with pg_ctl and writes its first words to `log`, or by
     the command `start` (an init system's, for one), which must return when it has begun to start.
     """
@@ -64,7 +69,11 @@ class LocalServer:
     async def running(self) -> list[int]:
         """Return the ids of its processes, of the postmaster first; empty: it is dead. Raises Refused."""
         await self._check()
-        return await in_thread(_pids, self.data)
+        pids = await in_thread(_pids, self.data)
+        if not pids and (why := await in_thread(unseen, self.data)):
+            hint = "run this where it runs; or, if it is dead for certain, remove postmaster.pid"
+            raise Refused(why, operation="look", subject=str(self.data), hint=hint)
+        return pids
 
     async def stop(self, *, seconds: float = STOP_SECONDS) -> None:
         """Stop it in order: clients are turned away, and standbys receive all it has written (19.5, SIGINT).
@@ -92,10 +101,13 @@ class LocalServer:
     async def start(self, *, seconds: float = START_SECONDS) -> None:
         """Start it, and wait until it takes connections or says why not; nothing happens if it runs.
 
+        One that is about to stop is ended first: it would not take connections any more, for however long it takes.
         Raises Interrupted with its last words, TimedOut.
         """
         if await self.running():
-            return
+            if not await in_thread(_stopping, self.data):
+                return
+            await self.kill()
         await self.clear()
         if self.start_with:
             await self._run(self.start_with[0], self.start_with[1:], "start")
@@ -160,6 +172,14 @@ def _stop(data: Path, seconds: float) -> list[int]:
     return [each.pid for each in left]
 
 
+def _stopping(data: Path) -> bool:
+    """Tell whether a server is on its way down, by what its postmaster says (PM_STATUS_STOPPING)."""
+    with suppress(FileNotFoundError):
+        lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
+        return len(lines) > _STATUS and lines[_STATUS].strip() == "stopping"
+    return True  # it removes its file last
+
+
 def _clear(data: Path) -> None:
     """Remove postmaster.pid and the lock of the socket that it names, if that is the same server's (miscinit.c)."""
     lock = data / "postmaster.pid"
@@ -190,4 +210,4 @@ def _last_words(log: Path) -> str:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:
         return "it said nothing"
-    return " | ".join(lines[-_LOG_LINES:])
+    return _SECRET.sub(r"\1=...", " | ".join(lines[-_LOG_LINES:]))

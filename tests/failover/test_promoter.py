@@ -274,7 +274,7 @@ async def test_two_that_take_writes_are_a_split_brain(new_group: NewGroup) -> No
     async with promoter_of(group) as promoter:
         facts = await promoter.survey()
         assert facts.primary == "b"
-        assert [each.subject for each in facts.findings if each.severity == "blocker"] == ["split brain"]
+        assert [each.subject for each in facts.findings if each.severity == "blocker"] == ["two primaries"]
         with pytest.raises(NotFollowing, match="it takes writes itself"):
             await promoter.follow("a", primary="b", epoch=1)
         found = await promoter.divergence("a", primary="b")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -17,8 +18,9 @@ from resilience.postgres.lsn import position
 from resilience.postgres.members import PostgresMember
 from resilience.postgres.survey import NEWEST, OLDEST
 
-from .looking import Look
+from .looking import ASLEEP, Look
 from .owners import owner
+from .sync_names import ANYBODY
 
 PROBE_SECONDS = 2
 """How long a standby waits for an answer when it knocks at the primary's door; libpq waits no shorter (34.1.2)."""
@@ -134,12 +136,35 @@ def _sync(seen: Sequence[Seen], primary: str) -> SyncSet | None:
     look = next((each.look for each in seen if each.member.name == primary and each.look), None)
     if look is None or look.standby:
         return None
-    names = {each.look.application_name.lower(): each.member.name for each in seen if each.look and each.look.standby}
-    listed = [names.get(name.lower(), name) for name in look.sync.names]
-    if look.sync.names_anybody():
-        listed = [each.member.name for each in seen if each.member.name != primary]
+    listed = [name for called in look.sync.names for name in _meant(called, look, seen, primary)]
     waits = look.sync_commit not in ("local", "off")
-    return SyncSet(members=tuple(dict.fromkeys(listed)), needed=look.sync.needed if waits else 0, at=look.now)
+    return SyncSet(
+        members=tuple(dict.fromkeys(listed)),
+        needed=look.sync.needed if waits else 0,
+        at=look.now,
+    )
+
+
+def _meant(called: str, look: Look, seen: Sequence[Seen], primary: str) -> list[str]:
+    """Return everybody whom the primary takes for `called` (20.6.2): whoever is called so acknowledges a write.
+
+    Names are compared without case, and several may have one. Who is no member, and one that is called like a member
+    and is another, have a name that is none of a member: they may have a write, and nobody can ask them.
+    """
+    others = [each for each in seen if each.member.name != primary]
+    known = {each.member.name: each.look.application_name.lower() for each in others if each.look and each.look.standby}
+    streaming = Counter(str(each["name"]).lower() for each in look.senders)
+    spare = streaming - Counter(known.values())  # standbys that nobody here has asked
+    silent = {each.member.name.lower(): each.member.name for each in others if each.member.name not in known}
+    if called == ANYBODY:
+        strangers = [f"{name} ({number + 2})" for name, count in spare.items() for number in range(count)]
+        return [*(each.member.name for each in others), *(name for name in strangers if name[:-4] not in silent)]
+    here = [name for name, application in known.items() if application == called.lower()]
+    twins = spare[called.lower()]
+    if not here:
+        absent = silent.get(called.lower(), f"{called} (?)" if called in known else called)
+        here, twins = [absent], max(0, twins - 1)
+    return [*here, *(f"{called} ({number + 2})" for number in range(twins))]
 
 
 def _sightings(seen: Sequence[Seen], primary: str, probes: Mapping[str, bool | None]) -> list[Sighting]:
@@ -209,6 +234,12 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
                 f"a primary knows it as {look.application_name}, not as {name}: its name changes when it follows",
                 "",
             ),
+            (
+                "warning",
+                not look.fetched and look.startup != ASLEEP,
+                "it still applies what it had when it started: it has more than it shows",
+                "wait until it has",
+            ),
             ("warning", look.paused != "not paused", "replay is paused", "SELECT pg_wal_replay_resume();"),
             ("warning", look.delay not in ("0", "0ms"), f"it applies {look.delay} later: its data is old", ""),
             (
@@ -233,7 +264,7 @@ def _group_findings(seen: Sequence[Seen], primary: str) -> list[Finding]:
     if len(writing) > 1:
         text = f"{' and '.join(writing)} take writes at once; {primary} has the latest history"
         hint = "fence all but one and rejoin them"
-        found.append(Finding(severity="blocker", subject="split brain", text=text, hint=hint))
+        found.append(Finding(severity="blocker", subject="two primaries", text=text, hint=hint))
     lineages = {each.look.lineage for each in seen if each.look}
     if len(lineages) > 1:
         text = (
@@ -259,6 +290,9 @@ def _primary_findings(seen: Sequence[Seen], primary: str, look: Look) -> list[Fi
         names = ", ".join(look.sync.names)
         text = f"it waits for {look.sync.needed} of {names}, of which {len(waiting)} stream: commits hang"
         found.append(Finding(severity="warning", subject=primary, text=text))
+    if look.sync.needed and look.sync.names_anybody():
+        text = "synchronous_standby_names is *: whoever streams acknowledges writes, also one that is no member"
+        found.append(Finding(severity="warning", subject=primary, text=text, hint="name the members there"))
     if look.sync.needed and look.sync_commit == "remote_write":
         text = "synchronous_commit is remote_write: what was acknowledged may be in a standby's memory only"
         found.append(Finding(severity="warning", subject=primary, text=text))

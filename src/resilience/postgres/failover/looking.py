@@ -30,7 +30,7 @@ with segment as (
 ), here as (
   select pg_is_in_recovery() as standby, pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed
 ), at as (
-  select standby, coalesce(replayed, '0/0') as replayed,
+  select standby, received, coalesce(replayed, '0/0') as replayed,
          case when standby then greatest(received, replayed, '0/0') else pg_current_wal_flush_lsn() end as durable
   from here
 ), named as (
@@ -43,6 +43,7 @@ select current_setting('server_version') as version,
        {INSTANCE} as instance,
        (select system_identifier::text from pg_control_system()) as lineage,
        standby,
+       received is not null as fetched,
        clock_timestamp() as now,
        (durable - '0/0')::bigint as durable,
        (case when standby then replayed else durable end - '0/0')::bigint as applied,
@@ -97,6 +98,7 @@ class Look:
     instance: str
     lineage: str
     standby: bool
+    fetched: bool
     now: datetime
     durable: int
     applied: int
@@ -133,8 +135,12 @@ class Look:
 
     @property
     def exhausted(self) -> bool:
-        """Whether a standby that receives nothing shows all that it has."""
-        return self.receiver is None and (self.applied >= self.durable or self.startup == ASLEEP)
+        """Whether a standby that receives nothing shows all that it has.
+
+        One that has asked nobody for WAL since it started (not `fetched`) has not come to the end of its own: it says
+        what it has applied, and nobody can tell how much more it has on disk.
+        """
+        return self.receiver is None and (self.startup == ASLEEP or (self.fetched and self.applied >= self.durable))
 
 
 @define(eq=False)

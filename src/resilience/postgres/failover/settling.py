@@ -55,13 +55,20 @@ async def freeze(members: Members, name: str, *, epoch: int) -> None:
 
 
 async def _settled(members: Members, name: str, seconds: float) -> Look:
-    """Wait until a frozen standby has no receiver and shows all it has; too late, it only must have no receiver."""
+    """Wait until a frozen standby has no receiver and shows all it has.
+
+    Too late, it only must have no receiver and have come to where it asks for more: then it knows what it has. Raises
+    TimedOut.
+    """
     deadline = monotonic() + seconds
     while True:
         look = await members.look(name, operation=OPERATION)
         late = monotonic() > deadline
-        if look.exhausted or (late and look.receiver is None) or not look.standby:
+        if look.exhausted or (late and look.receiver is None and look.fetched) or not look.standby:
             return look
+        if late and not look.fetched:
+            text = "it has not applied yet what it had when it started, and nobody can tell how much that is"
+            raise TimedOut(text, operation=OPERATION, subject=name, hint="wait until it has, then resume or plan again")
         if late:
             raise TimedOut("its WAL receiver does not stop", operation=OPERATION, subject=name)
         await asyncio.sleep(LOOK_AGAIN_SECONDS)

@@ -67,6 +67,33 @@ def test_another_primary_or_none_makes_it_count_anew(between: GroupFacts) -> Non
     assert [since(each) for each in found[3:]] == [None, 50]
 
 
+def read_settings(offset: int, *, look: int, read: int | None, start: str = "1") -> GroupFacts:
+    """A group whose primary, started as `start`, was looked at at one moment and had read its settings at another."""
+    alive = seen(offset, "b")
+    loaded_at = None if read is None else moment(read)
+    here = tuple(evolve(each, instance=start) if each.name == "a" else each for each in alive.members)
+    return evolve(alive, members=here, sync=evolve(sync_of("b"), at=moment(look), loaded_at=loaded_at))
+
+
+@pytest.mark.parametrize(
+    ("after", "counts"),
+    [
+        (read_settings(40, look=9, read=3), 20),
+        (read_settings(40, look=9, read=6), None),  # another set may have held, and this one again
+        (read_settings(40, look=9, read=4), None),  # read just as it was looked at
+        (read_settings(40, look=9, read=None), None),
+        (read_settings(40, look=9, read=3, start="2"), None),
+    ],
+)
+def test_what_hung_goes_on_counting_if_it_has_not_read_its_settings_since(
+    after: GroupFacts, counts: int | None
+) -> None:
+    before = [read_settings(10, look=2, read=1), read_settings(20, look=4, read=3)]
+    found = watched(*before, group(gone(), standby("b", 30)), after)
+    assert since(found[1]) == 20
+    assert (found[3] is not None, since(found[3])) == (counts is not None, counts)
+
+
 def test_that_a_primary_waits_for_nobody_is_recorded_at_once() -> None:
     (found,) = watched(seen(10, "b", needed=0))
     assert found is not None and found.needed == 0

@@ -72,7 +72,8 @@ class SyncSet(Shown):
     """Who must have a write before it is acknowledged: `needed` of `members`, any of them or the first that are there.
 
     With `needed` 0 nobody has to. It was so at the moment `at`, on the primary itself or by a record of it, and it had
-    been so since the primary was at `since`: who has less may lack what was acknowledged under another set.
+    been so since the primary was at `since`: who has less may lack what was acknowledged under another set. The primary
+    last read its settings at `loaded_at`, by the clock of `at` where it says so itself; None where nobody can tell.
     """
 
     members: tuple[str, ...]
@@ -80,6 +81,7 @@ class SyncSet(Shown):
     at: datetime = field(validator=aware)
     since: Position | None = None
     recorded: bool = False
+    loaded_at: datetime | None = field(default=None, validator=aware)
 
     def __str__(self) -> str:
         source = "as recorded at" if self.recorded else "as of"

@@ -56,7 +56,7 @@ class StateRecorder:
                 await self.once()
                 self.problem = self._missed
             except ResilienceError as error:
-                self._watch = Watch()  # nobody saw what held meanwhile
+                self._watch = self._watch.interrupted()
                 self._complain(error)
             waits = self.every.total_seconds()
             await asyncio.sleep(waits if self._watch.settled or not self._watch.key else min(AGAIN, waits))

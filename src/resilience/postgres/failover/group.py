@@ -142,6 +142,7 @@ def _sync(seen: Sequence[Seen], primary: str) -> SyncSet | None:
         members=tuple(dict.fromkeys(listed)),
         needed=look.sync.needed if waits else 0,
         at=look.now,
+        loaded_at=look.loaded,
     )
 
 

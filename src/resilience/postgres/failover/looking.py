@@ -45,6 +45,7 @@ select current_setting('server_version') as version,
        standby,
        received is not null as fetched,
        clock_timestamp() as now,
+       pg_conf_load_time() as loaded,
        (durable - '0/0')::bigint as durable,
        (case when standby then replayed else durable end - '0/0')::bigint as applied,
        case when standby then greatest(
@@ -100,6 +101,7 @@ class Look:
     standby: bool
     fetched: bool
     now: datetime
+    loaded: datetime
     durable: int
     applied: int
     timeline: int

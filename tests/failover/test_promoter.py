@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +22,7 @@ from resilience.model.failover import PromotionOrder
 from resilience.postgres import LocalFencer, PostgresMember, PostgresPromoter
 from resilience.postgres.processes import processes, send
 from resilience.testing.cancellation import nothing_left_running
+from resilience.testing.machine import owned_folder
 from resilience.testing.replication import TestGroup, running_group
 
 from ..conftest import MAJORS
@@ -116,24 +120,71 @@ async def test_both_sides_went_on_and_the_old_one_is_rewound_with_its_own_config
     assert not group.primary.data.with_name("data.resilience").exists()
 
 
-async def test_one_whose_wal_is_gone_is_rebuilt(new_group: NewGroup, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("crashed", [False, True], ids=["stopped", "crashed"])
+async def test_one_whose_wal_is_gone_is_rebuilt_only_once_that_was_said(new_group: NewGroup, crashed: bool) -> None:
     group = new_group(1)
     async with promoter_of(group) as promoter:
         await promoter.survey()
         await promoter.settle(epoch=1)
         group.primary.psql("create table lost (i int)")
         group.primary.psql("select pg_switch_wal(); create table lost_too (i int)")
-        group.primary.stop()
+        group.primary.psql("checkpoint")
+        (group.kill("a") if crashed else group.primary.stop())
         fence = await LocalFencer(group.members()).fence("a", epoch=1)
         await promoter.promote(PromotionOrder(candidate="b", epoch=1, fences=(fence,)))
         found = await promoter.divergence("a", primary="b")
         assert found.way == "rewind"
-        for segment in (group.primary.data / "pg_wal").glob("0000*"):
-            segment.unlink()
-        await promoter.rejoin(found, epoch=1)
-    assert "cannot be rewound and is rebuilt" in caplog.text
+        without_wal(group, keep_last=crashed)
+        with pytest.raises(Refused, match="cannot be rewound"):
+            await promoter.rejoin(found, epoch=1)
+        assert group.primary.data.stat().st_mode & 0o777 == 0o700, "nothing was begun"
+        again = await promoter.divergence("a", primary="b")
+        assert again.way == "rebuild"
+        assert "cannot be rewound" in again.why
+        await promoter.rejoin(again, epoch=1)
     group.caught_up(source="b")
     assert group.primary.psql("select to_regclass('lost') is null") == "t"
+
+
+@pytest.mark.parametrize("crashed", [False, True], ids=["stopped", "crashed"])
+async def test_wal_that_is_gone_comes_from_the_archive(new_group: NewGroup, crashed: bool) -> None:
+    group = new_group(1)
+    archive = owned_folder(group.folder / "archive")
+    command = f"cp {archive}/%f %p"
+    async with PostgresPromoter(
+        "orders", members=group.members(), patience=PATIENCE, restore_command=command
+    ) as promoter:
+        await promoter.survey()
+        await promoter.settle(epoch=1)
+        group.primary.psql("create table lost (i int)")
+        group.primary.psql("select pg_switch_wal(); create table lost_too (i int)")
+        group.primary.psql("checkpoint")
+        (group.kill("a") if crashed else group.primary.stop())
+        fence = await LocalFencer(group.members()).fence("a", epoch=1)
+        await promoter.promote(PromotionOrder(candidate="b", epoch=1, fences=(fence,)))
+        without_wal(group, keep_last=crashed, to=archive)
+        found = await promoter.divergence("a", primary="b")
+        assert found.way == "rewind", found
+        await promoter.rejoin(found, epoch=1)
+    group.caught_up(source="b")
+    assert group.primary.psql("select to_regclass('lost') is null") == "t"
+    assert group.primary.psql("show restore_command") == command
+
+
+def without_wal(group: TestGroup, *, keep_last: bool, to: Path | None = None) -> None:
+    """Take the primary's WAL away, but for what it needs to recover."""
+    segments = sorted((group.primary.data / "pg_wal").glob("0000*"))
+    control = subprocess.run(
+        [group.bin_dir / "pg_controldata", group.primary.data], check=True, capture_output=True, text=True
+    ).stdout
+    needed = re.search(r"REDO WAL file:\s+(\S+)", control)
+    assert needed
+    for segment in segments:
+        if not keep_last or segment.name < needed[1]:
+            if to is not None:
+                shutil.copyfile(segment, to / segment.name)
+                (to / segment.name).chmod(0o644)
+            segment.unlink()
 
 
 async def test_who_dies_while_rewinding_leaves_what_nobody_can_start_and_the_next_one_rebuilds(

@@ -109,7 +109,7 @@ class PostgresPromoter:
 
     async def divergence(self, member: str, *, primary: str) -> Divergence:
         """Find out how a member can come back; see `Promoter.divergence`."""
-        return await divergence(self._members, member, primary)
+        return await divergence(self._members, member, primary, restore_command=self.restore_command)
 
     async def rejoin(self, found: Divergence, *, epoch: int) -> None:
         """Bring a member back behind the primary; see `Promoter.rejoin`."""

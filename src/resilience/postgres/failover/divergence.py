@@ -1,4 +1,4 @@
-"""How far a member's history has parted from the primary's, and how it can come back; nothing is written."""
+"""How far a member's history has parted from the primary's, and how it can come back; nothing of it is changed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from .control import Control, wal_end
 from .following import parted
 from .looking import Look
 from .members import Members
+from .rewinding import ENDED, Rewind
 from .server import LocalServer
 from .workshop import Workshop
 
 OPERATION = "divergence"
 
 
-async def divergence(members: Members, name: str, primary: str) -> Divergence:
+async def divergence(members: Members, name: str, primary: str, *, restore_command: str = "") -> Divergence:
     """Find out how a member can come back behind the primary; see `Promoter.divergence`."""
     upstream = await members.look(primary, operation=OPERATION)
     server = members[name].server
@@ -40,7 +41,12 @@ async def divergence(members: Members, name: str, primary: str) -> Divergence:
     if await server.running():
         text = f"it runs and does not answer: {why}"
         return Divergence(member=name, primary=primary, way="none", why=text)
-    return await _of_files(name, primary, server, upstream)
+    found = await _of_files(name, primary, server, upstream)
+    if found.way == "rewind" and (await Control.read(server)).state in ENDED:
+        tried = await Rewind(server=server, source=members[primary], restore_command=restore_command).tried()
+        if tried:
+            return evolve(found, way="rebuild", why=f"{found.why}; it cannot be rewound: {tried}")
+    return found
 
 
 def _of_look(name: str, primary: str, look: Look, upstream: Look) -> Divergence:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from pathlib import Path
-
 from attrs import define
 
 from resilience.concurrency import in_thread
@@ -22,10 +18,10 @@ from .fence_mark import mark_on
 from .looking import Look
 from .members import Members
 from .promoting import checkpoint
+from .rewinding import ENDED, Rewind
 from .server import LocalServer
 from .workshop import Workshop
 
-log = logging.getLogger(__name__)
 OPERATION = "rejoin"
 _KEEPS_WAL = {"wal_keep_size": "1000000GB"}
 """pg_rewind reads WAL from the last checkpoint that both histories share, which an end of recovery would remove."""
@@ -95,39 +91,27 @@ class Rejoin:
         await server.stop(seconds=self.seconds)
 
     async def _replace(self, found: Divergence, server: LocalServer) -> None:
-        """Make its data the primary's, by rewinding if that is possible, or else from a fresh base."""
+        """Make its data the primary's, in the way that was found and in no other: a fresh base loses what it has."""
         workshop = Workshop(server)
-        rewound = False
-        if found.way == "rewind" and not await in_thread(workshop.unfinished):
-            rewound = await self._rewind(found, server, workshop)
-        if not rewound:
+        if found.way == "rebuild":
             await self._rebuild(found, server, workshop)
+        elif await in_thread(workshop.unfinished):
+            raise self._cannot(found.member, "it was being rewound or rebuilt, and that was not finished")
+        else:
+            await self._rewind(found, server, workshop)
 
-    async def _rewind(self, found: Divergence, server: LocalServer, workshop: Workshop) -> bool:
-        """Rewind it, after a dry run; tell whether that says that it can be done."""
-        if (await Control.read(server)).state not in ("shut down", "shut down in recovery"):
+    async def _rewind(self, found: Divergence, server: LocalServer, workshop: Workshop) -> None:
+        if (await Control.read(server)).state not in ENDED:
             await self._recover(found.member, server)
-        with tempfile.TemporaryDirectory(prefix="resilience-") as folder:
-            arguments = await in_thread(self._arguments, found, server, Path(folder))
-            try:
-                await self._run(server, "pg_rewind", [*arguments, "--dry-run"], found.primary)
-            except Unavailable as error:
-                log.warning("%s cannot be rewound and is rebuilt: %s", found.member, error.what)
-                return False
-            await in_thread(workshop.open)
-            await self._run(server, "pg_rewind", arguments, found.primary)
-        return True
+        rewind = Rewind(server=server, source=self.members[found.primary], restore_command=self.restore_command)
+        if why := await rewind.tried():
+            raise self._cannot(found.member, why)
+        await in_thread(workshop.open)
+        await rewind.done()
 
-    def _arguments(self, found: Divergence, server: LocalServer, folder: Path) -> list[str]:
-        source = self._source(found.primary)
-        arguments = ["-D", str(server.data), f"--source-server={source}", "--no-ensure-shutdown"]
-        if self.restore_command:
-            config = folder / "postgresql.conf"
-            folder.chmod(0o711)
-            config.write_text(f"restore_command = {quoted(self.restore_command)}\n")
-            config.chmod(0o644)
-            arguments += ["--restore-target-wal", f"--config-file={config}"]
-        return arguments
+    def _cannot(self, name: str, why: str) -> Refused:
+        hint = "plan a failback again: it says that a fresh base is needed, and what is given up with it"
+        return Refused(f"it cannot be rewound: {why}", operation=OPERATION, subject=name, hint=hint)
 
     async def _recover(self, name: str, server: LocalServer) -> None:
         """Let a server that crashed come to its end, where nobody can reach it."""

@@ -102,6 +102,28 @@ def test_who_is_made_anew_does_not_count_for_what_he_once_acknowledged() -> None
     assert planned(group(gone(), standby("b", 3), standby("c", 4)), recorded=recorded).loss.kind == "unknown"
 
 
+def test_a_bound_from_the_future_is_none() -> None:
+    """A recorder whose clock is ahead says that all was there later than the primary died."""
+    facts = group(gone(), standby("b", 9))
+    seen = sample(9, sync=sync_of(needed=0), seconds=300)
+    assert "the clocks disagree" in str(planned(facts, recorded=seen, policy=HOUR, now=5).blockers)
+    plan = planned(facts, recorded=seen, policy=HOUR, now=301)
+    assert not plan.blockers
+    decision = decide(plan, facts, fences=[fence(10)])
+    assert decision.candidate is None
+    assert decision.loss.kind == "unknown"
+    assert "the clocks disagree" in str(decision.loss.evidence)
+
+
+def test_a_primary_that_was_dead_and_is_heard_from_makes_the_plan_stale() -> None:
+    facts = group(gone(), standby("b", 9))
+    plan = planned(facts, recorded=sample(9, sync=sync_of("b")))
+    assert not stale(plan, facts, [ROUTE], now=moment(6))
+    heard = Sighting(vantage="b", alive=True, text="its WAL receiver heard from it 0.1 s ago")
+    (why,) = stale(plan, evolve(facts, sightings=(SEEN_DEAD[0], heard)), [ROUTE], now=moment(6))
+    assert "the primary lives, as b sees it" in why
+
+
 def test_unknown_is_said_as_unknown() -> None:
     plan = planned(group(gone(), standby("b", 9)))
     assert plan.loss == Loss(kind="unknown", evidence=plan.loss.evidence)

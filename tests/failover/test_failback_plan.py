@@ -59,6 +59,24 @@ def test_the_role_goes_back_as_in_a_switchover() -> None:
     assert plan.required == ("b",)
 
 
+def test_all_who_acknowledged_before_the_failover_do_so_again_and_not_only_its_survivors() -> None:
+    lost = planned(group(gone(), standby("b", 9), standby("c", 9)), recorded=sample(5, sync=sync_of("b", "c")))
+
+    def planning(before: FailoverPlan, now: tuple[str, ...], to: str | None = None) -> FailoverPlan:
+        facts = evolve(after(gone("a"), standby("c", 30), standby("d", 30)), sync=sync_of(*now))
+        return plan_failback(
+            facts, [ROUTE], FailoverPolicy(), divergences=[REWIND], before=before,
+            id="1", epoch=4, now=moment(60), to=to, fenceable=("a", "b"),
+        )  # fmt: skip
+
+    first = planning(lost, ("c",))  # the promotion has left its survivor only
+    assert (first.required, first.required_needed) == (("a", "c"), 1)
+    assert planning(lost, ("c",), to="a").required == ("b", "c")
+    assert planning(first, ("c",)).required == ("a", "c"), "it was stopped, and is planned again"
+    assert planning(first, ("c",), to="a").required == ("b", "c")
+    assert planning(lost, ("c", "d")).required == ("c", "d"), "somebody has named others since"
+
+
 def test_nothing_is_given_up_where_nobody_has_anything_of_his_own() -> None:
     assert back(after(gone("a"), gone("c")), FOLLOW, evolve(REWIND, lost=0)).loss.kind == "nothing"
     assert back(after(gone("a")), evolve(REWIND, lost=None)).loss.missing is None

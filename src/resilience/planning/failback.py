@@ -45,11 +45,7 @@ def plan_failback(
     floor: Sequence[PhaseFloor] = (),
 ) -> FailoverPlan:
     """Decide how those that fell out come back; `before` is the failover that they fell out in, if it is known."""
-    current = facts.sync
-    known = known_sync(before.sample, before.facts) if before is not None else None
-    sync = current if current is not None and current.needed else known
-    lasting = to or facts.primary
-    required = tuple(_swapped(sync.members, before, lasting, facts)) if sync is not None and sync.needed else ()
+    required, needed = _required(facts, before, to or facts.primary)
     plan = FailoverPlan(
         id=id,
         group=facts.group,
@@ -63,7 +59,7 @@ def plan_failback(
         epoch=epoch,
         fences=(facts.primary,) if to is not None and facts.primary else (),
         required=required,
-        required_needed=min(sync.needed, len(required)) if sync is not None else 0,
+        required_needed=needed,
         loss=_loss(divergences),
         floor=tuple(floor) if to is not None else (),
         divergences=tuple(divergences),
@@ -140,9 +136,27 @@ def _given_back(plan: FailoverPlan, to: str, fenceable: Collection[str]) -> Iter
             yield Finding(severity="blocker", subject=name, text=text, hint="give the group a fencer for it")
 
 
-def _swapped(members: Sequence[str], before: FailoverPlan | None, primary: str, facts: GroupFacts) -> Iterator[str]:
-    """The members that acknowledged for the old primary, with that one in the place of the one that is primary then."""
-    old = before.primary if before is not None and before.primary != primary else facts.primary
-    for name in dict.fromkeys(old if name == primary else name for name in members):
-        if name != primary and facts.member(name) is not None:
-            yield name
+def _required(facts: GroupFacts, before: FailoverPlan | None, primary: str) -> tuple[tuple[str, ...], int]:
+    """Return who is to acknowledge for `primary` from then on, and how many of them.
+
+    A failover has left only the survivors of those who acknowledged before it: with those that come back it is all of
+    them again. Whom somebody has named since counts as it is.
+    """
+    current = facts.sync if facts.sync is not None and facts.sync.needed else None
+    known = _before(before) if before is not None else None
+    if current is not None and (known is None or not {*current.members} <= {*known[0], known[2]}):
+        known = (current.members, current.needed, facts.primary)
+    if known is None or not known[1]:
+        return (), 0
+    members, needed, other = known
+    swapped = dict.fromkeys(other if name == primary else name for name in members)
+    required = tuple(name for name in swapped if name != primary and facts.member(name) is not None)
+    return required, min(needed, len(required))
+
+
+def _before(before: FailoverPlan) -> tuple[tuple[str, ...], int, str] | None:
+    """Return who acknowledged in peace, how many of them, and who was primary then."""
+    if before.required_needed:
+        return before.required, before.required_needed, before.candidate or before.primary
+    known = known_sync(before.sample, before.facts)
+    return (known.members, known.needed, before.primary) if known is not None else None

@@ -19,6 +19,7 @@ from .quorum import Quorum, quorum
 
 DATA_LOSS = "data loss"
 SPLIT_BRAIN = "split brain"
+_SAME_CLOCK = "assumed: the recorder's clock and that of who fences agree"
 
 
 @frozen(kw_only=True)
@@ -83,6 +84,10 @@ def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: End
         evidence.append(f"{chosen.name} is at {_at(chosen)}, {as_bytes(missing)} behind what is known to have been")
     doubts = tuple(_doubts(found, ending))
     bounds = [] if doubts else list(_bounds(chosen, found))
+    if ending.until is not None and (late := [each for each in bounds if each.since > ending.until]):
+        # Nobody had anything after the primary was dead: one of the clocks is wrong, and nobody can tell which.
+        doubts = (f"the clocks disagree: {late[0].evidence[0]}, and it was fenced at {when(ending.until)}",)
+        bounds = []
     if not bounds:
         nobody = () if doubts else (f"no heartbeat has reached {chosen.name}, and no record covers it",)
         return Loss(kind="unknown", missing=missing, evidence=(*evidence, *doubts, *nobody))
@@ -107,6 +112,11 @@ def too_much(loss: Loss, policy: FailoverPolicy, *, now: datetime) -> Iterator[F
         )
     if loss.kind == "bounded" and loss.since is not None:
         end = loss.until or now
+        if loss.since > end:
+            text = f"the clocks disagree: a bound of {when(loss.since)} lies after {when(end)}, and {allowed}"
+            hint = f"set the clocks of the recorder and of this machine; {accept}"
+            yield Finding(severity="blocker", subject=DATA_LOSS, text=text, hint=hint)
+            return
         span = max(timedelta(0), end - loss.since)
         if span > policy.max_loss or not policy.max_loss:
             lost = f"what was acknowledged after {when(loss.since)} may be lost, {as_span(span)} up to {when(end)}"
@@ -143,12 +153,12 @@ def _bounds(chosen: Standby, found: Muster) -> Iterator[_Bound]:
         clocks = (
             "assumed: the primary's clock and that of who fences it agree"
             if ahead is None
-            else f"the primary's clock was {as_span(ahead)} ahead of the recorder's at most"
+            else f"the primary's clock was {as_span(ahead)} ahead of the recorder's at most; {_SAME_CLOCK}"
         )
         yield _Bound(since=complete_at - (ahead or timedelta(0)), evidence=(text, clocks))
     if found.sample is not None and found.recorded is not None and chosen.has >= found.recorded:
         text = f"{chosen.name} has all that {found.primary} had when it was last recorded, at {when(found.sample.at)}"
-        yield _Bound(since=found.sample.at, evidence=(text,))
+        yield _Bound(since=found.sample.at, evidence=(text, _SAME_CLOCK))
 
 
 def _ahead(sample: Sample | None) -> timedelta | None:

@@ -25,6 +25,10 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
         return
     if facts.primary != plan.facts.primary:
         yield f"the primary is {facts.primary or 'nobody known'} now, and was {plan.facts.primary or 'nobody known'}"
+    if plan.kind == "failover" and not any(each.alive for each in plan.facts.sightings):
+        yield from (
+            f"the primary lives, as {each.vantage} sees it: {each.text}" for each in facts.sightings if each.alive
+        )
     yield from _members_moved(plan.facts, facts)
     yield from _sync_moved(plan.facts.sync, facts.sync)
     yield from (_routes_changed if plan.facts.elects else _routes_moved)(plan.routes, routes)

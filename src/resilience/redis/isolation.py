@@ -32,6 +32,7 @@ READY_SECONDS = 3600.0
 """Loading takes as long as there is data; a server that hangs has to end some time."""
 _LOOK_SECONDS = 0.02
 _VERSION = re.compile(r"(Redis|Valkey) server v=(([0-9]+)\.([0-9]+)[0-9.]*)")
+_ALWAYS = ("overcommit", "Configuration loaded", "Server initialized", "Redis version=")
 _BROKEN = ("rdb", "loading the db", "bad file format", "unexpected end of file", "aof manifest")
 
 
@@ -171,7 +172,8 @@ def _why(log: Path, said: str) -> ResilienceError:
     except OSError:
         lines = []
     # Every line begins with who wrote it, when, and a mark: '#' is a warning.
-    warnings = [line.partition(" # ")[2] for line in lines if " # " in line and "overcommit" not in line]
+    warnings = [line.partition(" # ")[2] for line in lines if " # " in line]
+    warnings = [line for line in warnings if not any(words in line for words in _ALWAYS)]
     text = "; ".join(warnings[-4:]) or said or "it said nothing"
     kind = Corrupt if any(word in text.lower() for word in _BROKEN) else Interrupted
     return kind(f"the server did not start on it: {text}", operation="start")

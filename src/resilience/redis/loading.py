@@ -26,6 +26,7 @@ ACCEPTED = ("rdb", "aof")
 DATABASES = 16
 """How many databases a server has by default; one with fewer than the data needs does not start on it."""
 _NO_HISTORY = "0" * 40
+_PARTED = 12
 
 
 def databases_of(manifest: Manifest) -> int:
@@ -36,11 +37,16 @@ def databases_of(manifest: Manifest) -> int:
 
 
 def too_old(manifest: Manifest, product: str, version: str) -> str:
-    """Say why a server may not be able to read a backup, or nothing: a newer release wrote it."""
-    said = str(manifest.details.get("version", ""))
-    if manifest.details.get("product") != product or is_at_least(version, said):
-        return ""
-    return f"the backup is of {product} {said}, and {version} may not read it"
+    """Say why a server may not be able to read a backup, or nothing.
+
+    A newer release of the same product may have written it in a newer way. Redis and Valkey have gone apart: what
+    Redis has written from 7.4 on (RDB 12) Valkey refuses, and what Valkey has written from 9 on (RDB 80) Redis.
+    """
+    wrote, said = manifest.details.get("product"), str(manifest.details.get("version", ""))
+    found = manifest.details.get("rdb_version")
+    parted = wrote != product and isinstance(found, int) and found >= _PARTED
+    apart = parted or (wrote == product and not is_at_least(version, said))
+    return f"the backup is of {wrote} {said}, and {product} {version} may not read it" if apart else ""
 
 
 def is_at_least(version: str, wanted: str) -> bool:

@@ -31,10 +31,15 @@ _SLACK = timedelta(seconds=1)
 
 @define
 class RdbStream:
-    """One RDB being read; its methods run in one thread, but for `stop`."""
+    """One RDB being read; its methods run in one thread, but for `stop`.
+
+    `version` is what we pretend to be, empty for nothing. A Valkey writes the RDB of an old Redis for whoever does not
+    say, or fails if that cannot hold what it has.
+    """
 
     url: Url
     disk: bool = False
+    version: str = ""
     position: Position | None = field(default=None, init=False)
     size: int | None = field(default=None, init=False)
     header: Header | None = field(default=None, init=False)
@@ -54,6 +59,8 @@ class RdbStream:
         if not self.disk:
             self._ask("REPLCONF", "capa", "eof")
         self._ask("REPLCONF", "rdb-only", "1", optional=True)
+        if self.version:
+            self._ask("REPLCONF", "version", self.version, optional=True)
         link.send("PSYNC", "?", "-1")
         line = self._line()
         match = _FULL.match(line)

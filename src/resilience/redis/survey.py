@@ -58,6 +58,11 @@ class Info:
         return int(head) if head.isdecimal() else 0
 
     @property
+    def mode(self) -> str:
+        """How it runs: `standalone`, `cluster` or `sentinel`."""
+        return self.text("server_mode") or self.text("redis_mode")
+
+    @property
     def master(self) -> bool:
         """Whether it takes writes."""
         return self.text("role") == "master"
@@ -96,7 +101,7 @@ async def survey(url: Url, *, target: str, kind: str, lineage: str) -> TargetFac
             "version": info.version,
             "major": info.major,
             "role": info.text("role"),
-            "mode": info.text("redis_mode"),
+            "mode": info.mode,
             "run_id": info.text("run_id"),
             "databases": databases,
             "used_memory": info.number("used_memory"),
@@ -112,7 +117,7 @@ async def ask_info(client: Redis, *sections: str) -> Info:
 
 def obstacles(info: Info, where: str) -> list[Finding]:
     """Find what stands in the way of a backup through replication."""
-    version, mode = info.version or "(unknown)", info.text("redis_mode")
+    version, mode = info.version or "(unknown)", info.mode
     old = info.major < OLDEST and info.product == "redis"
     blockers = [
         (old, f"Redis {version} is not supported, {OLDEST} and newer are", "upgrade the server"),

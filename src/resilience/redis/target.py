@@ -75,7 +75,7 @@ class RedisTarget:
         """Begin a snapshot; on leaving the connection is closed, and the server ends the child that sends it."""
         if parent is not None:
             raise NotIncremental("an RDB holds all there is", operation="backup", subject=plan.target)
-        stream: RdbStream | SavedRdb = RdbStream(self.url, self.disk)
+        stream: RdbStream | SavedRdb = RdbStream(self.url, self.disk, _version(plan))
         if self.file is not None:
             stream = SavedRdb(self.url, self.file)
             await stream.save()
@@ -85,6 +85,11 @@ class RedisTarget:
                 yield RdbCapture(stream=stream, details=plan.details, items=items)
         finally:
             stream.close()
+
+
+def _version(plan: BackupPlan) -> str:
+    """Return a Valkey's own version; a Redis asks nobody for his."""
+    return str(plan.details.get("version", "")) if plan.details.get("product") == "valkey" else ""
 
 
 def _steps(stream: RdbStream | SavedRdb) -> Iterator[bytes]:

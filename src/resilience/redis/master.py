@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -128,6 +128,31 @@ class _ToMaster(aioredis.Connection):
             await asyncio.sleep(AGAIN_SECONDS)
         text = f"no master was reached within {self._pool.patience:.3g} s"
         raise MasterNotFoundError(f"{text}: {problem}" if problem else text)
+
+    async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:  # noqa: ARG002
+        """Send a command, to nobody who has not just said that he is the master. Raises redis.ConnectionError.
+
+        redis-py's own would connect again to where it was connected before; and it sends with `asyncio.wait_for`, which
+        on Python 3.11 forgets a cancellation that comes too late.
+        """
+        if self._generation and self.stale:
+            await self.disconnect(nowait=True)
+            raise redis.ConnectionError(f"{self.host}:{self.port} is not the master any more: this was not sent")
+        if not self.is_connected:
+            await self.connect()
+        packed = command.encode() if isinstance(command, str) else command
+        try:
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command([packed] if isinstance(packed, bytes) else packed)
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise redis.TimeoutError("Timeout writing to socket") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise redis.ConnectionError(f"Error while writing to socket. {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
 
     async def read_response(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401  # whatever is answered
         """Read an answer. Raises redis.ConnectionError instead if another has become master meanwhile."""

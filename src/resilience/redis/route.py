@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
+from resilience.concurrency import finish
 from resilience.model.errors import RouteMoved, TimedOut, Unavailable
 from resilience.model.failover import PhaseFloor
 from resilience.model.findings import Finding
@@ -109,7 +110,7 @@ class SentinelRoute:
         try:
             address = await finder.now()
         finally:
-            await finder.aclose()
+            await finish(finder.aclose())
         async with commands(self.url.at(*address), operation="survey", seconds=self.seconds) as client:
             info = await ask_info(client, "server", "replication")
         member = next((name for name, place in self.members.items() if tuple(place) == address), None)

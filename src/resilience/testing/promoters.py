@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import ClassVar
 
 import pytest
 
@@ -25,6 +26,8 @@ class PromoterSuite:
     """
 
     primary, candidate, other = "a", "b", "c"
+    waits: ClassVar[bool] = True
+    """Whether a write can be made to wait for a standby before it is acknowledged; if not, that is never claimed."""
     survey_step = 5
     """Cancelling at each await point of a real survey takes long; this many are skipped."""
 
@@ -172,7 +175,7 @@ class PromoterSuite:
         await promoter.follow(self.other, primary=self.candidate, epoch=1)
         sync = (await promoter.survey()).sync
         assert sync is not None
-        assert (sync.members, sync.needed) == ((self.other,), 1)
+        assert (sync.members, sync.needed) == (((self.other,), 1) if self.waits else ((), 0))
         assert await self.write(promoter, self.candidate)
 
     async def test_others_follow_and_are_waited_for_when_required(self, promoter: Promoter) -> None:
@@ -184,7 +187,7 @@ class PromoterSuite:
         facts = await promoter.survey()
         assert self.seen(facts, self.other).upstream == self.candidate
         assert facts.sync is not None
-        assert facts.sync.needed == 1
+        assert facts.sync.needed == (1 if self.waits else 0)
         assert await self.count(promoter, self.other) == await self.count(promoter, self.candidate)
 
     async def test_a_mark_is_written_and_read_back(self, promoter: Promoter) -> None:
@@ -200,7 +203,7 @@ class PromoterSuite:
         await self.write(promoter, self.candidate)
         found = await promoter.divergence(self.primary, primary=self.candidate)
         assert found.way in ("rewind", "rebuild")
-        assert found.lost
+        assert found.lost is None or found.lost > 0  # of one that is dead nobody may be able to tell
         for _ in range(2):
             await promoter.rejoin(found, epoch=1)
         facts = await promoter.survey()

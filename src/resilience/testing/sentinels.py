@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,9 +78,11 @@ class TestSentinels:
         sentinel.start()
         return sentinel
 
-    def caught_up(self, source: str = "a") -> None:
-        """Wait until all other servers that run have what `source` has. Raises TimeoutError."""
+    def caught_up(self, source: str = "a", *, names: Sequence[str] = ()) -> None:
+        """Wait until all other servers that run, or those named, have what `source` has. Raises TimeoutError."""
         others = [each for name, each in self.servers.items() if name != source and each.alive]
+        if names:
+            others = [self.servers[name] for name in names]
 
         def all_there() -> bool:
             here = int(self.servers[source].info("master_repl_offset"))

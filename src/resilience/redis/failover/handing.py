@@ -49,7 +49,7 @@ async def _handed_over(master: Link, others: dict[str, Link], name: str, seconds
     if not look.master:
         raise Refused("it is no master", operation=OPERATION, subject=name)
     deadline = monotonic() + seconds / 2
-    while True:
+    while others:
         seen = await asyncio.gather(*(_tried(link) for link in others.values()))
         behind = {
             each: found.offset if found is not None else -1
@@ -63,6 +63,7 @@ async def _handed_over(master: Link, others: dict[str, Link], name: str, seconds
             text = f"its replicas have not caught up with {look.offset}: {behind or 'none receives from it'}"
             raise TimedOut(text, operation=OPERATION, subject=name, hint="look at INFO replication")
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    return look
 
 
 async def _look(link: Link, *before: Sequence[str | int]) -> Look:

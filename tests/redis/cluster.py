@@ -5,16 +5,31 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import redis
 
 from resilience.testing.machine import free_port
 from resilience.testing.redis import TestRedis
 
-from .conftest import NewRedis
+
+class NewRedis(Protocol):
+    """Makes a server; see the fixture `new_redis`."""
+
+    def __call__(self, major: int = 7, /, **settings: str) -> TestRedis: ...
+
 
 RANGES = ("0-5460", "5461-10922", "10923-16383")
+KEYS = 600
 SETTINGS = {"cluster_enabled": "yes", "cluster_node_timeout": "2000", "cluster_require_full_coverage": "yes"}
+
+
+def filled(nodes: list[TestRedis]) -> list[TestRedis]:
+    """Put some keys into a cluster, on every shard."""
+    with client(nodes) as writing:
+        for number in range(KEYS):
+            writing.set(f"key:{number}", number)
+    return nodes
 
 
 def small_port() -> int:

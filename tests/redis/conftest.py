@@ -11,8 +11,10 @@ from typing import Protocol
 import pytest
 
 from resilience.testing.redis import MissingRedis, TestRedis, find_redis, reachable_program, running_redis
+from resilience.testing.sentinels import TestSentinels, running_sentinels
 
 from ..conftest import TESTBED, missing
+from .cluster import filled, new_cluster
 
 MAJORS = (7, 8)
 
@@ -50,6 +52,19 @@ def new_redis(session_folder: Path, redis_program: Callable[[int], Path]) -> Ite
         yield started
 
 
+@pytest.fixture(scope="session")
+def cluster7(session_folder: Path, redis_program: Callable[[int], Path]) -> Iterator[list[TestRedis]]:
+    """A cluster that no test changes: it takes seconds until one takes writes."""
+    with ExitStack() as stack:
+
+        def started(major: int = 7, /, **settings: str) -> TestRedis:
+            folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=session_folder))
+            named: Mapping[str, str] = {name.replace("_", "-"): value for name, value in settings.items()}
+            return stack.enter_context(running_redis(folder, redis_program(major), settings=named))
+
+        yield filled(new_cluster(started))
+
+
 @pytest.fixture(params=MAJORS, ids=lambda major: f"redis{major}")
 def every_redis(request: pytest.FixtureRequest, new_redis: NewRedis) -> TestRedis:
     """A server of every major in turn."""
@@ -61,3 +76,10 @@ def every_redis(request: pytest.FixtureRequest, new_redis: NewRedis) -> TestRedi
 def redis7(new_redis: NewRedis) -> TestRedis:
     """A server of the test's own."""
     return new_redis(7)
+
+
+@pytest.fixture
+def watched(tmp_owned: Path, redis_program: Callable[[int], Path]) -> Iterator[TestSentinels]:
+    """A master `a`, its replicas `b` and `c`, and three Sentinels."""
+    with running_sentinels(tmp_owned / "group", redis_program(7)) as group:
+        yield group

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,12 +26,10 @@ from resilience.redis.cluster.nodes import Slots
 from resilience.stores import MemoryStore
 from resilience.testing.cancellation import nothing_left_running
 from resilience.testing.machine import owned_folder
-from resilience.testing.redis import TestRedis, running_redis
+from resilience.testing.redis import TestRedis
 
-from .cluster import RANGES, SETTINGS, client, new_cluster, ready, small_port
+from .cluster import KEYS, RANGES, SETTINGS, client, filled, new_cluster, ready, small_port
 from .conftest import MAJORS, NewRedis
-
-KEYS = 600
 
 
 @pytest.fixture(params=MAJORS, ids=lambda major: f"redis{major}")
@@ -47,17 +44,10 @@ def own7(new_redis: NewRedis) -> list[TestRedis]:
     return filled(new_cluster(new_redis))
 
 
-@pytest.fixture(scope="module")
-def nodes7(session_folder: Path, redis_program: Callable[[int], Path]) -> Iterator[list[TestRedis]]:
-    """A cluster that nobody changes: it takes seconds until one takes writes."""
-    with ExitStack() as stack:
-
-        def started(major: int = 7, /, **settings: str) -> TestRedis:
-            folder = Path(tempfile.mkdtemp(prefix="cluster-", dir=session_folder))
-            named = {name.replace("_", "-"): value for name, value in settings.items()}
-            return stack.enter_context(running_redis(folder, redis_program(major), settings=named))
-
-        yield filled(new_cluster(started))
+@pytest.fixture
+def nodes7(cluster7: list[TestRedis]) -> list[TestRedis]:
+    """A cluster that nobody changes."""
+    return cluster7
 
 
 @pytest.fixture
@@ -69,13 +59,6 @@ def archive() -> Archive:
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as opened:
         yield opened
-
-
-def filled(nodes: list[TestRedis]) -> list[TestRedis]:
-    with client(nodes) as writing:
-        for number in range(KEYS):
-            writing.set(f"key:{number}", number)
-    return nodes
 
 
 def target(nodes: list[TestRedis], *, disk: bool = False) -> RedisClusterTarget:

@@ -124,6 +124,19 @@ def test_a_primary_that_was_dead_and_is_heard_from_makes_the_plan_stale() -> Non
     assert "the primary lives, as b sees it" in why
 
 
+def test_where_clients_find_the_primary_themselves_no_answer_is_no_move() -> None:
+    known = evolve(ROUTE, follows=True)
+    nowhere = evolve(known, to=None)
+    dead, alive = group(gone(), standby("b", 9)), group(primary("a", 9), standby("b", 9), sightings=ALIVE)
+    over = evolve(planned(alive, kind="switchover"), routes=(nowhere,))
+    assert not stale(over, alive, [known], now=moment(6))
+    assert not stale(evolve(over, routes=(known,)), alive, [nowhere], now=moment(6))
+    assert stale(over, alive, [evolve(known, to="b")], now=moment(6))
+    plan = evolve(planned(dead, recorded=sample(9, sync=sync_of("b"))), routes=(nowhere,))
+    assert stale(plan, dead, [known], now=moment(6)) == ("pgbouncer leads to a now, and led to nobody known",)
+    assert stale(evolve(plan, routes=(ROUTE,)), dead, [evolve(ROUTE, to=None)], now=moment(6))  # led by somebody
+
+
 def test_unknown_is_said_as_unknown() -> None:
     plan = planned(group(gone(), standby("b", 9)))
     assert plan.loss == Loss(kind="unknown", evidence=plan.loss.evidence)

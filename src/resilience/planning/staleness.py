@@ -21,7 +21,7 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
     if facts.owner != plan.facts.owner:
         yield f"the group is owned by {facts.owner or 'nobody'} now"
     if has_elected(plan, facts):
-        yield from _routes_changed(plan.routes, routes)
+        yield from _routes_changed(plan, plan.routes, routes)
         return
     if facts.primary != plan.facts.primary:
         yield f"the primary is {facts.primary or 'nobody known'} now, and was {plan.facts.primary or 'nobody known'}"
@@ -31,7 +31,7 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
         )
     yield from _members_moved(plan.facts, facts)
     yield from _sync_moved(plan.facts.sync, facts.sync)
-    yield from (_routes_changed if plan.facts.elects else _routes_moved)(plan.routes, routes)
+    yield from (_routes_changed if plan.facts.elects else _routes_moved)(plan, plan.routes, routes)
 
 
 def has_elected(plan: FailoverPlan, facts: GroupFacts) -> bool:
@@ -43,11 +43,13 @@ def has_elected(plan: FailoverPlan, facts: GroupFacts) -> bool:
     return asked and moved and was is not None and not was.reachable
 
 
-def _routes_changed(before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
+def _routes_changed(plan: FailoverPlan, before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
     """Routes on which clients follow whom the group elects may lead elsewhere by now, and that is as it should be."""
     follow = {each.route for each in routes if each.follows}
     yield from _routes_moved(
-        [each for each in before if each.route not in follow], [each for each in routes if each.route not in follow]
+        plan,
+        [each for each in before if each.route not in follow],
+        [each for each in routes if each.route not in follow],
     )
 
 
@@ -76,13 +78,22 @@ def _sync_moved(before: SyncSet | None, now: SyncSet | None) -> Iterator[str]:
         yield f"a write is acknowledged by {now}, and was by {before}"
 
 
-def _routes_moved(before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
+def _unseen(plan: FailoverPlan, before: RouteFacts, now: RouteFacts) -> bool:
+    """Tell whether one of two looks just got no answer, where nobody leads clients but themselves.
+
+    That they arrive at the primary again is another matter where it was taken for dead.
+    """
+    came_back = before.to is None and now.to == plan.primary and plan.kind != "failover"
+    return now.follows and (now.to is None or came_back)
+
+
+def _routes_moved(plan: FailoverPlan, before: Sequence[RouteFacts], routes: Sequence[RouteFacts]) -> Iterator[str]:
     known = {each.route: each for each in routes}
     for route in before:
         here = known.pop(route.route, None)
         if here is None:
             yield f"there is no route {route.route} any more"
-        elif here.to != route.to:
+        elif here.to != route.to and not _unseen(plan, route, here):
             yield f"{route.route} leads to {here.to or 'nobody known'} now, and led to {route.to or 'nobody known'}"
         elif here.version != route.version:
             yield f"{route.route} was changed by somebody"

@@ -24,7 +24,7 @@ from resilience.operations.backup import backup
 from resilience.operations.restore import restore
 from resilience.operations.verify import verify
 from resilience.planning.backup import plan_backup
-from resilience.redis import RedisAofTarget, RedisAofValidator, RedisDataDirectory, RedisScratch
+from resilience.redis import RedisAofTarget, RedisAofValidator, RedisDataDirectory, RedisScratch, RedisServer
 from resilience.redis.aof import holding
 from resilience.redis.aof.surveying import obstacles
 from resilience.redis.client import Url, ask, commands
@@ -102,6 +102,29 @@ async def test_it_comes_back_for_a_server_without_an_append_only_file(
     assert sorted(path.name for path in directory.path.rglob("*")) == ["dump.rdb"]
     async with directory.live() as live:
         assert await contents(live.url) == await contents(server7.url)
+
+
+async def test_it_comes_back_in_a_server_that_runs(
+    server7: TestRedis, new_redis: NewRedis, archive: Archive, tmp_owned: Path
+) -> None:
+    fill(server7)
+    await taken(server7, archive)
+    other = new_redis(7)
+    await restore(archive, "cache", into=RedisServer(url=other.url, program=other.binary, within=tmp_owned))
+    assert await contents(other.url) == await contents(server7.url)
+
+
+async def test_the_append_only_file_of_a_valkey_comes_back(
+    new_redis: NewRedis, archive: Archive, tmp_owned: Path
+) -> None:
+    valkey = new_redis(9, appendonly="yes")
+    fill(valkey)
+    rewrite(valkey)
+    valkey.fill(10)
+    manifest = await taken(valkey, archive)
+    assert manifest.details["product"] == "valkey"
+    assert (await verify(archive, manifest, validators=[RedisAofValidator()])).passed
+    assert await found(valkey, archive, tmp_owned) == await contents(valkey.url)
 
 
 async def test_what_was_acknowledged_before_the_backup_began_is_in_it_under_load(

@@ -43,7 +43,7 @@ async def survey(url: Url, folder: Path | None, *, target: str, kind: str) -> Ta
             "version": info.version,
             "major": info.major,
             "role": info.text("role"),
-            "mode": info.text("redis_mode"),
+            "mode": info.mode,
             "run_id": info.text("run_id"),
             "databases": {str(number): dict(each) for number, each in info.databases.items()},
             "used_memory": info.number("used_memory"),
@@ -104,7 +104,7 @@ def _look(holding: Holding) -> tuple[int | None, list[Finding]]:
 
 def obstacles(info: Info, where: str) -> list[Finding]:
     """Find what stands in the way of a backup of the append-only file; pure."""
-    version, mode = info.version or "(unknown)", info.text("redis_mode")
+    version, mode = info.version or "(unknown)", info.mode
     if mode == "sentinel":
         return [_blocker(where, "it is a Sentinel, which holds no data", "name one of the servers that it watches")]
     if info.major < OLDEST:
@@ -123,7 +123,7 @@ def obstacles(info: Info, where: str) -> list[Finding]:
 
 def _remarks(info: Info, where: str) -> list[Finding]:
     remarks = []
-    if info.text("redis_mode") == "cluster":
+    if info.mode == "cluster":
         text, hint = "it is one shard of a cluster: this backup holds its slots only", "back up every master"
         remarks.append(Finding(severity="warning", subject=where, text=text, hint=hint))
     if info.text("aof_last_bgrewrite_status") not in ("", "ok"):

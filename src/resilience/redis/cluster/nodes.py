@@ -82,7 +82,7 @@ async def look(url: Url, *, operation: str) -> Topology | None:
     """
     async with commands(url, operation=operation) as client:
         info = await ask_info(client, "everything")
-        if info.text("redis_mode") != "cluster":
+        if info.mode != "cluster":
             return None
         said = Info.parse(await ask(client, "CLUSTER", "INFO"))
         lines = (await ask(client, "CLUSTER", "NODES")).decode().splitlines()

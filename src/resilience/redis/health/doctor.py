@@ -35,7 +35,7 @@ def examined(vitals: Vitals, objective: Objective, *, target: str, where: str) -
         target=target,
         system=SYSTEM,
         where=where,
-        description=f"{info.product.capitalize()} {info.version}, {info.text('role')}, {info.text('redis_mode')}",
+        description=f"{info.product.capitalize()} {info.version}, {info.text('role')}, {info.mode}",
         lineage=target,
         now=vitals.now,
         position=at(info.text("master_replid"), info.number("master_repl_offset")) if counts else None,

@@ -125,7 +125,7 @@ class Copying:
         return info.text("master_replid") == self._history and info.number("slave_repl_offset") >= offset
 
     async def _look_at(self, source: LiveRedis) -> int:
-        """Ask the scratch server how far its history goes, and which one it is: with its first replica it begins one."""
+        """Ask the scratch server how far its history goes, and which it is: with its first replica it begins one."""
         there = await source.info()
         self._history = there.text("master_replid")
         return there.number("master_repl_offset")

@@ -101,7 +101,7 @@ def compared(name: str, primary: str, look: Look, upstream: Look) -> Divergence:
     if look.replid == upstream.parent:
         fork = position(upstream.parent, upstream.forked_at)
         if look.offset <= upstream.forked_at:
-            text = f"it has less than {primary} had when it was promoted, at {fork}"
+            text = f"it has no more than {primary} had when it was promoted, at {fork}"
             return Divergence(member=name, primary=primary, way="follow", forked_at=fork, end=end, why=text)
         lost = look.offset - upstream.forked_at
         text = f"it has {as_bytes(lost)} since {fork} that {primary} has not: it is copied anew"

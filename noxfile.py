@@ -85,6 +85,14 @@ def failover(session: nox.Session) -> None:
 
 
 @nox.session
+def redis(session: nox.Session) -> None:
+    """Back up a real Redis, lose its keys, bring them back without stopping it: the tour in some seconds."""
+    install(session)
+    install_redis(session)
+    session.run("python", "examples/redis.py", *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on real servers; `-- ARGUMENTS` go to pytest. A run of everything must cover 95 % of the lines."""
     install(session, "tests")

@@ -14,6 +14,7 @@ import pytest
 
 from resilience.testing.azurite import MissingAzurite, find_azurite
 from resilience.testing.pgbouncer import MissingPgBouncer, find_pgbouncer
+from resilience.testing.redis import MissingRedis, find_redis
 
 from .conftest import TESTBED, missing
 
@@ -70,5 +71,22 @@ def test_the_failover_loses_nothing_and_brings_the_old_primary_back(
     kept = re.search(r"Every acknowledged write is there: ([\d,]+) of \1\.", done.stdout)
     assert kept is not None and int(kept[1].replace(",", "")) > 100
     assert re.search(r"a: standby at .*, receives from b", done.stdout)
+    assert done.stderr == ""
+    assert list(temporary.iterdir()) == []
+
+
+def test_the_keys_come_back_into_a_redis_that_was_never_stopped(session_folder: Path) -> None:
+    try:
+        find_redis(TESTBED, 7)
+    except MissingRedis as error:
+        missing(str(error))
+    temporary = session_folder / "redis"
+    temporary.mkdir(mode=0o711)
+    command = [sys.executable, str(EXAMPLES / "redis.py"), "--sessions", "1000"]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "passed, level L4" in done.stdout
+    assert "FLUSHALL: 0 keys are left" in done.stdout
+    assert re.search(r"1,00\d keys are back, in the same server", done.stdout)
     assert done.stderr == ""
     assert list(temporary.iterdir()) == []

@@ -36,6 +36,7 @@ def test_a_server_that_was_killed_leaves_no_shared_memory(new_server: NewServer)
     *_, segment = (server.data / "postmaster.pid").read_text().splitlines()[6].split()
     assert segment in segments()
     server.kill()
+    assert list((server.data / "pg_dynshmem").iterdir())  # what it has of the other kind goes with its folder
     deadline = time.monotonic() + 30
     while segment in segments():  # until the server's children have ended
         assert time.monotonic() < deadline

@@ -115,6 +115,7 @@ class TestServer:
             "unix_socket_directories": f"'{self.folder}'",
             "shared_buffers": "64MB",
             "max_wal_size": "2GB",
+            "dynamic_shared_memory_type": "mmap",  # in the data directory: a killed server's goes with it
             "log_line_prefix": "'%m [%p] '",
             **(settings or {}),
         }

@@ -115,6 +115,18 @@ def test_a_bound_from_the_future_is_none() -> None:
     assert "the clocks disagree" in str(decision.loss.evidence)
 
 
+def test_a_later_record_that_took_long_does_not_make_the_clocks_disagree_more() -> None:
+    facts = group(gone(), standby("b", 9, complete=4))
+    plan = planned(facts, recorded=sample(9, sync=sync_of(needed=0), ahead=0.002), policy=HOUR)
+    woken = sample(12, sync=sync_of(needed=0, seconds=6), seconds=6, ahead=0.5)
+    later = group(gone(), standby("b", 11, complete=4))
+    decision = decide(plan, later, fences=[fence(10)], sample=woken)
+    assert decision.candidate == "b"
+    assert decision.loss.since == plan.loss.since == moment(3.998)
+    quicker = decide(plan, later, fences=[fence(10)], sample=sample(12, sync=sync_of(needed=0), seconds=6, ahead=0.001))
+    assert quicker.loss.since == moment(3.999)
+
+
 def test_a_primary_that_was_dead_and_is_heard_from_makes_the_plan_stale() -> None:
     facts = group(gone(), standby("b", 9))
     plan = planned(facts, recorded=sample(9, sync=sync_of("b")))

@@ -116,7 +116,7 @@ def decide(
         )
         loss = Loss(kind="unknown", evidence=("nobody is promoted",))
         return Decision(candidate=None, why=why, loss=loss, findings=(nobody,))
-    loss = loss_of(chosen, found, sync=sync, ending=ending)
+    loss = loss_of(chosen, found, sync=sync, ending=ending, before=plan.sample)
     findings = tuple(_within(plan, loss, fences, ending))
     survivors = [name for name in plan.sync if name != chosen.name and found.standby(name) is not None]
     if plan.candidate != chosen.name:

@@ -67,8 +67,10 @@ def proof(found: Muster, sync: SyncSet | None) -> Quorum:
     return quorum(sync, {each.name: each.has for each in found.standbys if not _shrunk(found, each)}, since=since)
 
 
-def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: Ending) -> Loss:
-    """Return what is lost at most if `chosen` is promoted."""
+def loss_of(
+    chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: Ending, before: Sample | None = None
+) -> Loss:
+    """Return what is lost at most if `chosen` is promoted; a sample `before` has compared the clocks, too."""
     if ending.ends is not None and chosen.has >= ending.ends.end.offset:
         text = f"{chosen.name} has everything up to where {found.primary} stopped in order, {ending.ends.end}"
         return Loss(kind="nothing", evidence=(text,))
@@ -83,7 +85,7 @@ def loss_of(chosen: Standby, found: Muster, *, sync: SyncSet | None, ending: End
     if missing:
         evidence.append(f"{chosen.name} is at {_at(chosen)}, {as_bytes(missing)} behind what is known to have been")
     doubts = tuple(_doubts(found, ending))
-    bounds = [] if doubts else list(_bounds(chosen, found))
+    bounds = [] if doubts else list(_bounds(chosen, found, before))
     if ending.until is not None and (late := [each for each in bounds if each.since > ending.until]):
         # Nobody had anything after the primary was dead: one of the clocks is wrong, and nobody can tell which.
         doubts = (f"the clocks disagree: {late[0].evidence[0]}, and it was fenced at {when(ending.until)}",)
@@ -144,11 +146,13 @@ class _Bound:
     evidence: tuple[str, ...]
 
 
-def _bounds(chosen: Standby, found: Muster) -> Iterator[_Bound]:
+def _bounds(chosen: Standby, found: Muster, before: Sample | None) -> Iterator[_Bound]:
     """Yield from when on something may be lost, by the clock of those who record and fence."""
     complete_at = chosen.member.complete_at
     if complete_at is not None:
-        ahead = _ahead(found.sample)
+        # A look that took its time tells less of the clocks than one that did not.
+        compared = [_ahead(each) for each in (found.sample, before) if each and each.primary == found.primary]
+        ahead = min((each for each in compared if each is not None), default=None)
         text = f"{chosen.name} has everything that was acknowledged before {when(complete_at)}, by the primary's clock"
         clocks = (
             "assumed: the primary's clock and that of who fences it agree"

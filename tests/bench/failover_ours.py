@@ -89,9 +89,10 @@ class Ours:
             receiving = {each.name for each in facts.members if each.receiving}
             last, sync = self.recorder.last, facts.sync
             recorded = last is not None and last.primary == facts.primary
-            known = last.sync.needed if last is not None and last.sync is not None and recorded else None
-            waits = sync is not None and bool(sync.needed) == self.rig.mode.synchronous and sync.needed == known
-            if waits and receiving == names - {facts.primary}:
+            known = last.sync if last is not None and recorded else None
+            waits = sync is not None and bool(sync.needed) == self.rig.mode.synchronous
+            same = sync and known and (set(sync.members), sync.needed) == (set(known.members), known.needed)
+            if waits and same and receiving == names - {facts.primary}:
                 self.rig.primary = facts.primary
                 return
             await asyncio.sleep(LOOK_AGAIN)

@@ -208,7 +208,8 @@ async def test_killed_while_it_replays_it_cannot_start_and_can_be_discarded(told
         if not (into.path / "postmaster.pid").exists():
             break
         with suppress(Conflict):  # it is still stopping, or it has stopped between the two looks
-            return await into.discard()
+            await into.discard()
+            return
         await asyncio.sleep(0.02)
     await refused_to_start_and_discarded(into, source.server.bin_dir)
 

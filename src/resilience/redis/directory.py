@@ -130,9 +130,10 @@ class RedisDataDirectory:
                 restored = await self._fill(backup, isolation)
             with _disk(self.name):
                 await in_thread(self._finish, mark)
-            self._restored = isolation
         finally:
             mark.release()
+            if mark.lifted:
+                self._restored = isolation
         if self.leave == "running" and self.url is not None:
             await start(self._left(), program.path, account, self.url)
         return restored

@@ -27,12 +27,16 @@ GUARD = b"resilience: a restore into this folder is not finished; discard it, or
 
 @define(kw_only=True)
 class Mark:
-    """The mark on one data directory; `rdb` and `manifest` are the files that a server there would look for."""
+    """The mark on one data directory; `rdb` and `manifest` are the files that a server there would look for.
+
+    `lifted`: the restore is finished, also if nobody waited for it any more.
+    """
 
     data: Path
     account: Account | None
     rdb: Path
     manifest: Path
+    lifted: bool = field(default=False, init=False)
     _lock: int | None = field(default=None, init=False)
 
     def set(self) -> None:
@@ -58,6 +62,7 @@ class Mark:
             self.manifest.unlink()
             with suppress(OSError):
                 self.manifest.parent.rmdir()
+        self.lifted = True
         sync_folder(self.data)
         with suppress(OSError):  # without its guards the mark says nothing any more
             (self.data / MARK).unlink()

@@ -103,13 +103,18 @@ class RedisServer:
                 await copying.prepare()
                 async with self._serving(scratch, copying) as (source, port):
                     try:
-                        await copying.copy(source, self.listen, port)
+                        await self._copy(copying, source, port)
                     finally:
-                        await finish(copying.detach())
                         self._filled = self._filled or copying.filled
             return restored
         finally:
             await finish(scratch.discard())
+
+    async def _copy(self, copying: Copying, source: LiveRedis, port: int) -> None:
+        try:
+            await copying.copy(source, self.listen, port)
+        finally:
+            await finish(copying.detach())
 
     @asynccontextmanager
     async def live(self) -> AsyncIterator[LiveRedis]:

@@ -198,7 +198,7 @@ class Effects:
         order = self.execution.order or PromotionOrder(candidate=candidate, epoch=epoch, fences=self.execution.fences)
         if self.execution.state != "in doubt":
             return evolve(order, epoch=epoch)
-        again = [await self._proven(each.member) if each.kind == "proven" else each for each in order.fences]
+        again = [await self._proven(each.member) if each.kind != "waived" else each for each in order.fences]
         return evolve(order, epoch=epoch, fences=tuple(again))
 
     async def _still_standby(self, candidate: str | None, error: Refused) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
-from attrs import field, frozen
+from attrs import field, frozen, validators
 
 from resilience.concurrency import finish
 from resilience.fencers import local
@@ -14,6 +14,7 @@ from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.model.positions import Position
 
+from .failover.electing import HANDED_SECONDS
 from .failover.fence_mark import mark_on
 from .failover.group import position
 from .failover.handing import hand_over, let_write
@@ -86,7 +87,7 @@ class SentinelFencer:
     """
 
     promoter: SentinelPromoter
-    pause: float = field(default=30.0, kw_only=True)
+    pause: float = field(default=30.0, kw_only=True, validator=validators.ge(2 * HANDED_SECONDS))
     clock: Callable[[], datetime] = field(default=utc_now, kw_only=True, repr=False)
     _epochs: local.Epochs = field(factory=local.Epochs, init=False, repr=False)
 
@@ -110,7 +111,9 @@ class SentinelFencer:
         if settings is not None and settings.needed:
             bound = f"cut off from its replicas it stops after {settings.lag} s (min-replicas-max-lag)"
         end = None
-        if clean:
+        if clean and look is not None and not look.master:
+            end, bound = position(look.replid, look.offset), "it is one already"
+        elif clean:
             end = await finish(self._handed_over(member))
             bound = f"it takes no writes for {self.pause:.0f} s, and its replicas have all it had"
         able = sum(1 for each in council.answering if each.able)

@@ -24,6 +24,8 @@ from .members import LOOK_AGAIN_SECONDS, Members
 from .sentinels import Council, Opinion
 
 OPERATION = "promote"
+HANDED_SECONDS = 15.0
+"""How long is waited for an election where the master takes no writes meanwhile: not as long as that lasts."""
 AGAIN = ("INPROG", "NOGOODSLAVE")
 """What a Sentinel says that fails over already, and one that knows no replica that would do: yet."""
 
@@ -46,6 +48,8 @@ async def elect(members: Members, order: PromotionOrder, *, seconds: float) -> s
     await _refuse_behind(seen, order)
     if order.candidate is not None:
         await steer(members, order.candidate, seconds=seconds)
+    if any(fence.end is not None for fence in order.fences):
+        seconds = min(seconds, HANDED_SECONDS)
     return await _ask_and_wait(members, gone, seconds)
 
 

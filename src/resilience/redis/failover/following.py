@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 
 from resilience.concurrency import stop_tasks
-from resilience.model.errors import FencedOff, NotFollowing, Refused, ResilienceError, TimedOut
+from resilience.model.errors import FencedOff, NotFollowing, Refused, ResilienceError, TimedOut, Unavailable
 from resilience.model.failover import Divergence
 from resilience.model.show import as_bytes
 
@@ -47,16 +47,18 @@ async def replicate(members: Members, name: str, primary: str, *, operation: str
 
 
 async def until_linked(members: Members, name: str, primary: str, *, seconds: float, operation: str) -> None:
-    """Wait until a replica receives from the master. Raises TimedOut."""
+    """Wait until a replica, which may have just been started, receives from the master. Raises TimedOut."""
     deadline = monotonic() + seconds
     while True:
-        look = await members.look(name, operation=operation)
-        if look.receiving and look.upstream == members[primary].address:
-            return
+        try:
+            look = await members.look(name, operation=operation)
+            if look.receiving and look.upstream == members[primary].address:
+                return
+            problem = f"its link to {primary} is {look.link or 'none'}"
+        except Unavailable as error:
+            problem = error.what
         if monotonic() > deadline:
-            raise TimedOut(
-                f"its link to {primary} is {look.link}", operation=operation, subject=name, hint="see both logs"
-            )
+            raise TimedOut(problem, operation=operation, subject=name, hint="see the logs of both")
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
 
@@ -93,7 +95,11 @@ async def divergence(members: Members, name: str, primary: str) -> Divergence:
 
 
 def compared(name: str, primary: str, look: Look, upstream: Look) -> Divergence:
-    """Compare a server's history with the master's: the same replication ID, or the one before up to the fork."""
+    """Compare a server's history with the master's: the same replication ID, or the one before up to the fork.
+
+    One that has more gives that up, and Redis copies it anew by itself: it is rewound, for whoever looks at it. Some of
+    what it has may be PINGs of a master to its replicas; they count as bytes of its history like any other.
+    """
     end = position(look.replid, look.offset)
     if look.replid == upstream.replid:
         same = Divergence(member=name, primary=primary, way="follow", end=end, why=f"it is on {primary}'s history")
@@ -105,12 +111,12 @@ def compared(name: str, primary: str, look: Look, upstream: Look) -> Divergence:
             return Divergence(member=name, primary=primary, way="follow", forked_at=fork, end=end, why=text)
         lost = look.offset - upstream.forked_at
         text = f"it has {as_bytes(lost)} since {fork} that {primary} has not: it is copied anew"
-        return Divergence(member=name, primary=primary, way="rebuild", forked_at=fork, end=end, lost=lost, why=text)
+        return Divergence(member=name, primary=primary, way="rewind", forked_at=fork, end=end, lost=lost, why=text)
     if look.parent and look.parent in (upstream.replid, upstream.parent):
         lost = max(0, look.offset - look.forked_at)
         fork = position(look.parent, look.forked_at)
         text = f"it left the history of {primary} at {fork} and wrote {as_bytes(lost)} of its own: it is copied anew"
-        return Divergence(member=name, primary=primary, way="rebuild", forked_at=fork, end=end, lost=lost, why=text)
+        return Divergence(member=name, primary=primary, way="rewind", forked_at=fork, end=end, lost=lost, why=text)
     text = f"it is on a history that {primary} knows nothing of: it is copied anew"
     return Divergence(member=name, primary=primary, way="rebuild", end=end, lost=look.offset or None, why=text)
 
@@ -123,7 +129,7 @@ def _parted(same: Divergence, fork: int, end: int) -> Divergence:
         else Divergence(
             member=same.member,
             primary=same.primary,
-            way="rebuild",
+            way="rewind",
             end=same.end,
             lost=end - fork,
             why="it takes writes",

@@ -23,6 +23,7 @@ from resilience.testing.replication import TestGroup, running_group
 from .conftest import NewPgBouncer
 
 PAUSE = 0.05
+pytestmark = pytest.mark.timeout(900)  # dozens of failovers, one after the other
 ROOT = Path(__file__).parents[2]
 
 

@@ -122,9 +122,11 @@ def bench(session: nox.Session) -> None:
     install_postgresql(session, *POSTGRESQL)
     if name == "azure":
         install_azurite(session)
+    if name == "redis":
+        install_redis(session)
     (HERE / ".bench").mkdir(exist_ok=True)
-    # A script called azure.py would hide the package of that name.
-    script = "azure_blob" if name == "azure" else name
+    # A script called azure.py or redis.py would hide the package of that name.
+    script = {"azure": "azure_blob", "redis": "redis_server"}.get(name, name)
     session.run("python", f"tests/bench/{script}.py", *arguments)
 
 

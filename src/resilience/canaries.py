@@ -124,3 +124,20 @@ class Memory:
     def now(self) -> datetime:
         """Tell the time by the clock as it was at the beginning: it does not jump."""
         return self._began + timedelta(seconds=time.monotonic() - self._origin)
+
+
+@define(eq=False)
+class Run:
+    """One run of a canary, by its id; the systems' own add how they write and `examine`."""
+
+    id: str
+    memory: Memory
+
+    @property
+    def seen(self) -> CanaryFacts:
+        """What it has seen so far; see `Watching.seen`."""
+        return self.memory.seen
+
+    async def another(self, *, than: str, seconds: float) -> Served | None:
+        """Wait for another server; see `Watching.another`."""
+        return await self.memory.another(than=than, seconds=seconds)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from resilience.model.failover import Accepted, FailoverPolicy, Loss, PhaseFloor, standing
 from resilience.model.findings import Finding
 from resilience.model.groups import Sighting
-from resilience.planning.failover import decide, stale
+from resilience.planning.deciding import decide
+from resilience.planning.staleness import stale
 
 from .groups import ROUTE, SEEN_DEAD, at, fence, forked, gone, group, moment, planned, primary, sample, standby, sync_of
 

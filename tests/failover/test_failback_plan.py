@@ -9,8 +9,8 @@ from attrs import evolve
 from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, PhaseFloor
 from resilience.model.groups import GroupFacts
 from resilience.planning.budget import floors, over_budget
+from resilience.planning.deciding import decide
 from resilience.planning.failback import apart, plan_failback
-from resilience.planning.failover import decide
 
 from .groups import ROUTE, fence, forked, gone, group, moment, planned, primary, sample, standby, sync_of
 

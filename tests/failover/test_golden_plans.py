@@ -16,8 +16,8 @@ from attrs import evolve
 from resilience.model.failover import Decision, Divergence, FailoverPlan, FailoverPolicy, PhaseFloor
 from resilience.model.groups import Sighting
 from resilience.model.json import from_json
+from resilience.planning.deciding import decide
 from resilience.planning.failback import plan_failback
-from resilience.planning.failover import decide
 
 from .groups import ROUTE, at, fence, forked, gone, group, moment, planned, primary, sample, standby, sync_of
 

@@ -159,7 +159,7 @@ def test_a_failover_is_finished_by_whoever_comes_next(trials: Trials) -> None:
         assert ended["ending"] == "completed", ended["ending"]
         trials.assert_moved(timeline)
         back = trials.ask("failback")
-        assert back["ending"] == "completed", back
+        assert back["ending"] == "completed", back["why"]
         if not killed:
             break
     assert at > 20

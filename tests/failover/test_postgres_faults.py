@@ -20,7 +20,7 @@ from attrs import define, evolve
 from resilience.concurrency import in_thread
 from resilience.model.errors import Refused
 from resilience.postgres.dropping import DroppingProxy
-from resilience.postgres.faults import CutNetwork, HungServer, KilledPostmaster, silence
+from resilience.postgres.faults import CutNetwork, HungServer, KilledPostmaster, knock
 from resilience.postgres.processes import Process, look, postmaster, processes
 from resilience.testing.drills import FaultSuite
 from resilience.testing.postgres import TestServer, running_server
@@ -202,7 +202,7 @@ class TestCutNetwork(FaultSuite):
             async with fault.inject() as proof:
                 assert "connections and all new ones lead nowhere" in proof.evidence
                 assert await answers(self.server)
-                assert await silence(fault.dsn, seconds=0.05) == "nothing for 0.05 s"
+                assert await knock(fault.dsn, seconds=0.05) == "nothing for 0.05 s"
             assert await session.fetchval("select 1", timeout=5) == 1
         finally:
             session.terminate()
@@ -216,12 +216,12 @@ async def test_a_proxy_whose_port_is_taken_is_refused(primary: TestServer) -> No
 
 async def test_silence_is_what_a_client_is_told(primary: TestServer) -> None:
     dsn = KilledPostmaster(member="a", data=primary.data, dsn=primary.dsn()).dsn
-    assert await silence(dsn, seconds=5) == ""
+    assert await knock(dsn, seconds=5) == ""
     beside = KilledPostmaster(member="a", data=primary.data, dsn=f"host={primary.folder} port={primary.port}").dsn
-    assert await silence(beside, seconds=5) == ""
+    assert await knock(beside, seconds=5) == ""
     primary.stop()
-    assert "refused" in await silence(dsn)
-    assert "no such file" in await silence(beside)
+    assert "refused" in await knock(dsn)
+    assert "no such file" in await knock(beside)
 
 
 def test_a_process_is_known_by_more_than_its_number(primary: TestServer, tmp_path: Path) -> None:

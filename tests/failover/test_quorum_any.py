@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resilience.model.failover import FailoverPolicy
-from resilience.planning.failover import decide
+from resilience.planning.deciding import decide
 
 from .groups import fence, gone, group, moment, planned, sample, standby, sync_of
 

@@ -141,6 +141,7 @@ async def test_what_was_acknowledged_before_the_backup_began_is_in_it_under_load
                     pipe.set(f"key:{number}", number)
                 pipe.execute()
                 acknowledged += 50
+                time.sleep(0.002)
 
     writing = asyncio.create_task(asyncio.to_thread(write))
     try:

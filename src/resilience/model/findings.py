@@ -26,6 +26,11 @@ class Finding(Shown):
         return f"{sentence} ({self.hint})" if self.hint else sentence
 
 
+def blocker(subject: str, text: str, hint: str = "") -> Finding:
+    """Make a finding that stops the operation, or fails the verdict."""
+    return Finding(severity="blocker", subject=subject, text=text, hint=hint)
+
+
 @frozen(kw_only=True)
 class Doubt(Shown):
     """What is wrong with a target's list of backups: one cannot be read, cannot be trusted, or was hidden.

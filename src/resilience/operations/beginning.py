@@ -17,7 +17,7 @@ from resilience.model.failover import FailoverPlan, FailoverReport, standing
 from resilience.model.findings import Finding
 from resilience.model.groups import GroupFacts, RouteFacts
 from resilience.model.journal import Record, Terms
-from resilience.planning.failover import stale
+from resilience.planning.staleness import stale
 from resilience.planning.transitions import PROMOTED, Execution, folded, opened, steps
 
 from .checklist import looked

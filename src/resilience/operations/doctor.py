@@ -10,7 +10,7 @@ from attrs import evolve
 
 from resilience.model.diagnosis import Checkup, Diagnosis, Reading, worst_first
 from resilience.model.errors import ResilienceError
-from resilience.model.findings import Doubt, Finding
+from resilience.model.findings import Doubt, Finding, blocker
 from resilience.model.log import LogFacts
 from resilience.model.moments import utc_now
 from resilience.model.objectives import Objective
@@ -101,4 +101,4 @@ def _answered(checkup: Checkup) -> tuple[Reading, ...]:
 
 
 def _unseen(what: str, hint: str) -> Finding:
-    return Finding(severity="blocker", subject="archive", text=f"it could not be looked at: {what}", hint=hint)
+    return blocker("archive", f"it could not be looked at: {what}", hint)

@@ -46,16 +46,23 @@ async def drill(
     old primary may wake up now. With `come_back` it joins again behind the new one.
 
     Raises Refused before anything fails: the group is not whole, now is not the time, an earlier drill has not ended.
-    What goes wrong after that is told in the report, which is kept in the store once all is cleaned up. Cancelled, it
-    heals and cleans up before it ends.
+    What goes wrong later stands in the report, kept once all is cleaned up. Cancelled, it heals and cleans up first.
     """
-    wanted = criterion or (None if schedule is None else schedule.criterion)
-    if wanted is None:
+    if (wanted := criterion or (schedule.criterion if schedule else None)) is None:
         raise TypeError("drill needs a criterion, or a schedule that has one")
     began = clock()
-    if schedule is not None:
-        refuse(allowed(schedule, began), group.name)
-    coming_back = (f"bring {fault.subject} back behind the new primary",) if come_back else ()
+    refuse(allowed(schedule, began) if schedule is not None else (), group.name)
+    record = DrillRecord(
+        id=new_id(began),
+        group=group.name,
+        fault=fault.name,
+        canary=canary.name,
+        clean_up=_clean_up(fault, canary, come_back=come_back),
+        comes_back=come_back,
+        began_at=began,
+        actor=actor,
+        reason=reason,
+    )
     drilling = Drilling(
         group=group,
         fault=fault,
@@ -65,25 +72,18 @@ async def drill(
         confirm=confirm,
         notice_seconds=notice_seconds,
         watch_seconds=watch_seconds,
-        actor=actor,
-        reason=reason,
         clock=clock,
         told=Notifier("drill", group.name, observer, actor=actor, reason=reason),
-        record=DrillRecord(
-            id=new_id(began),
-            group=group.name,
-            fault=fault.name,
-            canary=canary.name,
-            clean_up=(f"heal: {fault.name}", f"remove what {canary.name} wrote", *coming_back),
-            comes_back=come_back,
-            began_at=began,
-            actor=actor,
-            reason=reason,
-        ),
+        record=record,
     )
     with drilling.told.outcome():
         await earlier(group, fault=fault, canary=canary, policy=policy, now=began, clock=clock)
         return await drilling.run()
+
+
+def _clean_up(fault: Fault, canary: Canary, *, come_back: bool) -> tuple[str, ...]:
+    back = (f"bring {fault.subject} back behind the new primary",) if come_back else ()
+    return (f"heal: {fault.name}", f"remove what {canary.name} wrote", *back)
 
 
 async def drills(group: FailoverGroup) -> tuple[DrillReport, ...]:

@@ -15,7 +15,7 @@ from resilience.model.drills import CanaryFacts, Criterion, DrillRecord, DrillRe
 from resilience.model.errors import Interrupted, Refused, ResilienceError
 from resilience.model.events import Notifier
 from resilience.model.failover import FailoverPlan, FailoverPolicy, FailoverReport, Phase
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.show import as_span
 from resilience.planning.drills import elected_instead, judge, ready
 from resilience.primitives import Canary, Fault, Watching
@@ -53,8 +53,6 @@ class Drilling:
     confirm: Confirm | None
     notice_seconds: float
     watch_seconds: float
-    actor: str
-    reason: str
     clock: Callable[[], datetime]
     told: Notifier
     record: DrillRecord
@@ -130,7 +128,7 @@ class Drilling:
             plan,
             confirm=words,
             failed_at=failed_at,
-            actor=self.actor,
+            actor=self.record.actor,
             reason=why,
             observer=self.told.observer,
             clock=self.clock,
@@ -176,7 +174,7 @@ class Drilling:
 
     async def _rejoin(self) -> None:
         why = f"drill {self.record.id}: clean up"
-        member, by = self.fault.subject, self.actor
+        member, by = self.fault.subject, self.record.actor
         if left := await brought_back(self.group, member, self.policy, actor=by, reason=why, clock=self.clock):
             raise Refused(left, operation="failback", subject=self.fault.subject)
 
@@ -220,8 +218,8 @@ class Drilling:
             cleaned=tuple(self.cleaned),
             began_at=self.record.began_at,
             ended_at=now,
-            actor=self.actor,
-            reason=self.reason,
+            actor=self.record.actor,
+            reason=self.record.reason,
             findings=findings,
         )
 
@@ -232,7 +230,7 @@ class Drilling:
         return (("detection", (self.noticed - self.proof.at).total_seconds()), *measured)
 
     def _blocked(self, text: str, *, hint: str = "") -> None:
-        self.findings.append(Finding(severity="blocker", subject="drill", text=text, hint=hint))
+        self.findings.append(blocker("drill", text, hint))
 
     def _tell(self, text: str) -> None:
         self.told.tell("progress", text)

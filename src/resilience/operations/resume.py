@@ -14,7 +14,7 @@ from resilience.model.events import Notifier, Observer
 from resilience.model.failover import FailoverReport
 from resilience.model.journal import Record, Terms
 from resilience.model.moments import utc_now
-from resilience.planning.failover import stale
+from resilience.planning.staleness import stale
 from resilience.planning.transitions import Execution, after, folded, steps
 
 from .beginning import Operator, engine, uninterrupted

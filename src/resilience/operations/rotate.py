@@ -6,7 +6,7 @@ import time
 
 from resilience.concurrency import closing
 from resilience.model.events import Notifier, Observer
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.keys import RotationReport
 from resilience.primitives import Archiver
 
@@ -34,7 +34,7 @@ async def rotate(
         async with closing(archive.rewrap(target)) as rewrapped:
             async for each in rewrapped:
                 if each.problem:
-                    finding = Finding(severity="blocker", subject=each.subject, text=each.problem, hint=each.hint)
+                    finding = blocker(each.subject, each.problem, each.hint)
                     findings.append(finding)
                 else:
                     added, there = added + each.added, there + (not each.added)

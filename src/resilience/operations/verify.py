@@ -12,7 +12,7 @@ from attrs import define, field
 from resilience.concurrency import closing, finish
 from resilience.model.errors import Corrupt, Interrupted, NotRecoverable, ResilienceError
 from resilience.model.events import Notifier, Observer
-from resilience.model.findings import Doubt, Finding, Level, Verdict
+from resilience.model.findings import Doubt, Finding, Level, Verdict, blocker
 from resilience.model.manifests import Manifest
 from resilience.model.show import as_bytes
 from resilience.planning.chains import chain_of
@@ -159,7 +159,7 @@ class _Proof:
                     self.objects += 1
                     self.bytes += examined.bytes
                     if examined.problem:
-                        problems.append(Finding(severity="blocker", subject=examined.key, text=examined.problem))
+                        problems.append(blocker(examined.key, examined.problem))
         self.findings += problems
         if not problems:
             self._reached(level, f"{self.objects} objects, {as_bytes(self.bytes)} read")
@@ -171,4 +171,4 @@ class _Proof:
 
 
 def _blocker(error: ResilienceError) -> Finding:
-    return Finding(severity="blocker", subject=error.subject, text=error.what, hint=error.hint)
+    return blocker(error.subject, error.what, error.hint)

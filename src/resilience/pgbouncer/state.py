@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from resilience.model.errors import Refused
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.postgres.addresses import DEFAULT_PORT, Address
 
 from .console import Console, Row
@@ -87,7 +87,7 @@ def _obstacles(state: State, opened: Console, named: Path, databases: Sequence[s
         read = state.file.path  # somebody else's folder: we cannot tell
     if read != state.file.path:
         found.append((f"PgBouncer reads these databases from {read}, not from {state.file.path}", "correct config="))
-    return [Finding(severity="blocker", subject=subject, text=text, hint=hint) for text, hint in found]
+    return [blocker(subject, text, hint) for text, hint in found]
 
 
 def _remarks(state: State, subject: str) -> list[Finding]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import GroupFacts, MemberFacts, Sample
 from resilience.model.show import as_bytes
 
@@ -155,11 +155,10 @@ def _astray(standbys: Sequence[Standby], sample: Sample | None, recorded: Line |
 
 def _parted_ways(lines: dict[str, Line]) -> Iterator[Finding]:
     known = ", ".join(f"{name} at {line.end}" for name, line in lines.items())
-    yield Finding(
-        severity="blocker",
-        subject="history",
-        text=f"the members' histories have parted, and nobody can tell which one is the primary's: {known}",
-        hint="find out who took writes last, and take the others out of the group",
+    yield blocker(
+        "history",
+        f"the members' histories have parted, and nobody can tell which one is the primary's: {known}",
+        "find out who took writes last, and take the others out of the group",
     )
 
 

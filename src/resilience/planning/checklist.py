@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from resilience.model.approvals import Approval
 from resilience.model.drills import DrillReport
 from resilience.model.failover import FailoverPlan
-from resilience.model.findings import Finding, Severity
+from resilience.model.findings import Finding, Severity, blocker
 from resilience.model.groups import GroupFacts, MemberFacts, RouteFacts
 from resilience.model.measured import RestoreMeasured
 from resilience.model.reports import Coverage
@@ -24,10 +24,10 @@ def unrecoverable(plan: FailoverPlan) -> Iterator[Finding]:
     for each in plan.facts.sightings:
         if each.alive:
             text = f"{plan.primary} is alive, as {each.vantage} sees it: {each.text}"
-            yield _blocker("primary", text, "plan a switchover")
+            yield blocker("primary", text, "plan a switchover")
     dead = [each for each in plan.facts.sightings if each.alive is False]
     if not dead:
-        yield _blocker("primary", f"nobody has seen {plan.primary or 'it'} dead", "look from another place")
+        yield blocker("primary", f"nobody has seen {plan.primary or 'it'} dead", "look from another place")
 
 
 def approved(plan: FailoverPlan, given: Collection[Approval], roles: Collection[str]) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def approved(plan: FailoverPlan, given: Collection[Approval], roles: Collection[
         if not valid:
             other = f"; {here[-1].actor} approved another plan ({here[-1].code})" if here else ""
             text = f"the approval of {role} is not on record for this plan ({plan.code}){other}"
-            yield _blocker("approvals", text, f"have {role} look at the plan and approve {plan.code}")
+            yield blocker("approvals", text, f"have {role} look at the plan and approve {plan.code}")
 
 
 def reached(who: Collection[str], told: Collection[str], severity: Severity) -> Iterator[Finding]:
@@ -63,14 +63,14 @@ def lag(plan: FailoverPlan, *, limit: timedelta, behind: int) -> Iterator[Findin
         text = (
             f"{member.name} is {as_bytes(missing)} behind {plan.primary} as it is known, more than {as_bytes(behind)}"
         )
-        yield _blocker("lag", text, "wait until it has caught up, or promote another member")
+        yield blocker("lag", text, "wait until it has caught up, or promote another member")
     if plan.loss.kind == "nothing":
         return
     if plan.loss.since is None:
-        yield _blocker("lag", f"how far {member.name} lags in time nobody can tell", "keep a StateRecorder running")
+        yield blocker("lag", f"how far {member.name} lags in time nobody can tell", "keep a StateRecorder running")
     elif plan.made_at - plan.loss.since > limit:
         text = f"{member.name} may lag by {as_span(plan.made_at - plan.loss.since)}, at most {as_span(limit)} may be"
-        yield _blocker("lag", text, "bring back a member that has more")
+        yield blocker("lag", text, "bring back a member that has more")
 
 
 def healthy(plan: FailoverPlan) -> Iterator[Finding]:
@@ -90,7 +90,7 @@ def healthy(plan: FailoverPlan) -> Iterator[Finding]:
         yield Finding(severity="warning", subject="standby", text=text, hint="run one version on both")
     if old is not None and old.reachable and not member.receiving:
         text = f"{member.name} does not receive from {plan.primary}, which is there"
-        yield _blocker("standby", text, "look at its log, and at the slot and the password that it uses")
+        yield blocker("standby", text, "look at its log, and at the slot and the password that it uses")
 
 
 def room(plan: FailoverPlan, *, needed: int) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def room(plan: FailoverPlan, *, needed: int) -> Iterator[Finding]:
         yield Finding(severity="warning", subject="disk", text=text, hint="look at it on the machine")
     elif member.free < needed:
         text = f"{member.name} has {as_bytes(member.free)} free, {as_bytes(needed)} are wanted"
-        yield _blocker("disk", text, "make room first: a primary whose disk is full stops")
+        yield blocker("disk", text, "make room first: a primary whose disk is full stops")
 
 
 def recoverable(
@@ -176,13 +176,13 @@ def writable(plan: FailoverPlan, facts: GroupFacts) -> Iterator[Finding]:
     writers = [each.name for each in facts.members if each.reachable and (each.writable or each.role == "primary")]
     if len(writers) > 1:
         text = f"{' and '.join(writers)} take writes at once"
-        yield _blocker("database", text, f"fence all but {facts.primary} at once")
+        yield blocker("database", text, f"fence all but {facts.primary} at once")
     member = facts.member(facts.primary)
     if member is None or not member.writable:
         text = f"{facts.primary or 'nobody'} is primary, and takes no writes"
-        yield _blocker("database", text, "look at its log, and at default_transaction_read_only")
+        yield blocker("database", text, "look at its log, and at default_transaction_read_only")
     if plan.primary == facts.primary and plan.candidate is not None:
-        yield _blocker("database", f"{plan.primary} is still the primary", "plan again")
+        yield blocker("database", f"{plan.primary} is still the primary", "plan again")
 
 
 def connected(facts: GroupFacts, routes: Sequence[RouteFacts]) -> Iterator[Finding]:
@@ -190,18 +190,16 @@ def connected(facts: GroupFacts, routes: Sequence[RouteFacts]) -> Iterator[Findi
     primary = facts.member(facts.primary)
     for route in routes:
         if route.held:
-            yield _blocker(route.route, "its clients still wait", "resume() lets them go")
+            yield blocker(route.route, "its clients still wait", "resume() lets them go")
         elif primary is not None and route.instance and primary.instance and route.instance != primary.instance:
-            yield _blocker(
+            yield blocker(
                 route.route, f"it leads to another server than {primary.name}", "resume(), or switch it by hand"
             )
         elif not route.instance:
             text = "no connection through it has reached a server"
             yield Finding(severity="warning", subject=route.route, text=text, hint="connect through it yourself")
         elif route.writable is False:
-            yield _blocker(
-                route.route, f"what it reaches takes no writes, and {facts.primary} is primary", "look at it"
-            )
+            yield blocker(route.route, f"what it reaches takes no writes, and {facts.primary} is primary", "look at it")
 
 
 def consistent(plan: FailoverPlan, facts: GroupFacts, coverage: Coverage | None = None) -> Iterator[Finding]:
@@ -209,14 +207,14 @@ def consistent(plan: FailoverPlan, facts: GroupFacts, coverage: Coverage | None 
     member = facts.member(facts.primary)
     line = Line.of(member) if member is not None else None
     if member is None or line is None:
-        yield _blocker("log", f"the history of {facts.primary or 'the primary'} cannot be seen", "look at it")
+        yield blocker("log", f"the history of {facts.primary or 'the primary'} cannot be seen", "look at it")
         return
     before = plan.facts.member(plan.candidate or "")
     # Not what it had on disk: a record that had only begun to arrive is no part of any history.
     was = Line.up_to(before.branches, before.applied) if before is not None and before.applied is not None else None
     if was is not None and (shared(line, was) or 0) < was.end.offset:
         text = f"{member.name} is on {line.end}, which does not contain {was.end}, where it stood before"
-        yield _blocker("log", text, "it is another history: find out who promoted or restored it")
+        yield blocker("log", text, "it is another history: find out who promoted or restored it")
     for each in facts.members:
         other = Line.of(each)
         if each.role == "standby" and each.reachable and other is not None and not same_branch(line, other):
@@ -232,7 +230,3 @@ def consistent(plan: FailoverPlan, facts: GroupFacts, coverage: Coverage | None 
 
 def _candidate(plan: FailoverPlan) -> MemberFacts | None:
     return plan.facts.member(plan.candidate) if plan.candidate is not None else None
-
-
-def _blocker(subject: str, text: str, hint: str) -> Finding:
-    return Finding(severity="blocker", subject=subject, text=text, hint=hint)

@@ -9,7 +9,7 @@ from attrs import evolve
 
 from resilience.model.diagnosis import worst_first
 from resilience.model.failover import Divergence, FailoverPlan, FailoverPolicy, Loss, PhaseFloor, Step
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import GroupFacts, RouteFacts
 from resilience.model.show import as_bytes
 
@@ -102,13 +102,13 @@ def _findings(plan: FailoverPlan, to: str | None, fenceable: Collection[str]) ->
     yield from (finding for route in plan.routes for finding in route.findings)
     if facts.owner:
         text = f"{facts.owner} brings members back by itself"
-        yield Finding(severity="blocker", subject=facts.owner, text=text, hint=f"leave it to {facts.owner}")
+        yield blocker(facts.owner, text, f"leave it to {facts.owner}")
     yield from _returning(plan)
     if to is not None:
         yield from _given_back(plan, to, fenceable)
     elif not plan.divergences:
         text = "nobody fell out: there is nothing to bring back"
-        yield Finding(severity="blocker", subject=facts.group, text=text, hint="name who is to be primary with to=")
+        yield blocker(facts.group, text, "name who is to be primary with to=")
 
 
 def _returning(plan: FailoverPlan) -> Iterator[Finding]:
@@ -116,24 +116,24 @@ def _returning(plan: FailoverPlan) -> Iterator[Finding]:
     primary = plan.facts.member(plan.primary)
     if primary is None or not primary.reachable or primary.role != "primary":
         text = "there is no primary that anybody could come back behind"
-        yield Finding(severity="blocker", subject=plan.primary or "primary", text=text, hint="plan a failover")
+        yield blocker(plan.primary or "primary", text, "plan a failover")
     for each in plan.divergences:
         if each.way == "none":
             why = each.why or "nobody can tell how far it has diverged"
-            yield Finding(severity="blocker", subject=each.member, text=why, hint="make it reachable, then plan again")
+            yield blocker(each.member, why, "make it reachable, then plan again")
 
 
 def _given_back(plan: FailoverPlan, to: str, fenceable: Collection[str]) -> Iterator[Finding]:
     """What stands in the way of the switchover that follows."""
     if to == plan.primary:
-        yield Finding(severity="blocker", subject=to, text="it is the primary already", hint="name another member")
+        yield blocker(to, "it is the primary already", "name another member")
     if plan.facts.member(to) is None:
-        yield Finding(severity="blocker", subject=to, text="it is no member of the group", hint="name another member")
+        yield blocker(to, "it is no member of the group", "name another member")
     yield from unreachable(plan.routes)
     for name in plan.fences:
         if name not in fenceable:
             text = f"nobody can fence {name}, so it cannot hand over"
-            yield Finding(severity="blocker", subject=name, text=text, hint="give the group a fencer for it")
+            yield blocker(name, text, "give the group a fencer for it")
 
 
 def _required(facts: GroupFacts, before: FailoverPlan | None, primary: str) -> tuple[tuple[str, ...], int]:

@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from resilience.model.diagnosis import Checkup, Reading, judged
 from resilience.model.errors import NoBackup, NotRecoverable
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.log import LogFacts
 from resilience.model.manifests import Manifest
 from resilience.model.measured import RestoreMeasured
@@ -162,11 +162,10 @@ class _Case:
         if not others:
             return
         if not self.own and self.facts is None:
-            yield Finding(
-                severity="blocker",
-                subject="lineage",
-                text=f"the archive holds nothing of this server ({mine}), only of {others}",
-                hint="is this the right server? If it was made anew or upgraded: take a full backup now",
+            yield blocker(
+                "lineage",
+                f"the archive holds nothing of this server ({mine}), only of {others}",
+                "is this the right server? If it was made anew or upgraded: take a full backup now",
             )
             return
         last = self.kept.manifests[-1].lineage if self.kept.manifests else mine
@@ -182,11 +181,8 @@ class _Case:
         """Are there backups, as often as promised?"""
         newest, objective = self.newest, self.objective
         if newest is None:
-            yield Finding(
-                severity="blocker",
-                subject="backups",
-                text="there is none: nothing of this server can be restored",
-                hint="await backup(target, archive)",
+            yield blocker(
+                "backups", "there is none: nothing of this server can be restored", "await backup(target, archive)"
             )
             return
         full = [each for each in self.own if each.parent is None]
@@ -199,9 +195,7 @@ class _Case:
     def recoverable(self) -> Iterator[Finding]:
         """Would a restore come back with all there is?"""
         if self.refused is not None and self.own:
-            yield Finding(
-                severity="blocker", subject="to restore", text=self.refused.what, hint="take a full backup now"
-            )
+            yield blocker("to restore", self.refused.what, "take a full backup now")
         if self.course is not None:
             for finding in self.course.findings:
                 yield evolve(finding, subject="to restore")
@@ -210,22 +204,20 @@ class _Case:
         """Is there a log of the branch that the system is on, and what of it is lost?"""
         if self.facts is None:
             if self.objective.needs_log and self.newest is not None:
-                yield Finding(
-                    severity="blocker",
-                    subject="log",
-                    text="the archive has none of this server: what was committed since the newest backup, "
+                yield blocker(
+                    "log",
+                    "the archive has none of this server: what was committed since the newest backup, "
                     f"{self._age(self.newest)} ago, would be lost",
-                    hint=self.checkup.unarchived.hint if self.checkup.unarchived else "does it go to another archive?",
+                    self.checkup.unarchived.hint if self.checkup.unarchived else "does it go to another archive?",
                 )
             return
         marked = {mark.branch for mark in self.facts.watermarks}
         if (position := self.checkup.position) is not None and position.branch not in marked:
             known = ", ".join(sorted(marked)) or "none"
-            yield Finding(
-                severity="blocker",
-                subject="log",
-                text=f"the server is on timeline {position.branch}, the log has {known}: nobody archives it any more",
-                hint="start the archiver against this server; it follows the switch",
+            yield blocker(
+                "log",
+                f"the server is on timeline {position.branch}, the log has {known}: nobody archives it any more",
+                "start the archiver against this server; it follows the switch",
             )
         for gap in self.facts.gaps:
             text = f"lost from {gap} ({gap.reason}): no moment in it can be restored"

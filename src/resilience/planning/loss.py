@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from attrs import evolve, frozen
 
 from resilience.model.failover import FailoverPolicy, Loss
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import Fence, GroupFacts, Sample, SyncSet
 from resilience.model.positions import Position
 from resilience.model.show import as_bytes, as_span, when
@@ -109,21 +109,19 @@ def too_much(loss: Loss, policy: FailoverPolicy, *, now: datetime) -> Iterator[F
     accept = "accept_data_loss=True accepts it, by name"
     if loss.kind == "unknown":
         text = f"nobody can tell what is lost, and {allowed}"
-        yield Finding(
-            severity="blocker", subject=DATA_LOSS, text=text, hint=f"bring back a member that has more; {accept}"
-        )
+        yield blocker(DATA_LOSS, text, f"bring back a member that has more; {accept}")
     if loss.kind == "bounded" and loss.since is not None:
         end = loss.until or now
         if loss.since > end:
             text = f"the clocks disagree: a bound of {when(loss.since)} lies after {when(end)}, and {allowed}"
             hint = f"set the clocks of the recorder and of this machine; {accept}"
-            yield Finding(severity="blocker", subject=DATA_LOSS, text=text, hint=hint)
+            yield blocker(DATA_LOSS, text, hint)
             return
         span = max(timedelta(0), end - loss.since)
         if span > policy.max_loss or not policy.max_loss:
             lost = f"what was acknowledged after {when(loss.since)} may be lost, {as_span(span)} up to {when(end)}"
             hint = f"bring back a member that has more, or plan with a larger max_loss; {accept}"
-            yield Finding(severity="blocker", subject=DATA_LOSS, text=f"{lost}, and {allowed}", hint=hint)
+            yield blocker(DATA_LOSS, f"{lost}, and {allowed}", hint)
 
 
 def exceeds(loss: Loss, confirmed: Loss) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from resilience.model.failover import FailoverPlan, Step
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import RouteFacts, some_of
 
 
@@ -62,4 +62,4 @@ def unreachable(routes: Sequence[RouteFacts]) -> Iterator[Finding]:
     for route in routes:
         if not route.reachable:
             hint = "make it answer, or take it out of the group"
-            yield Finding(severity="blocker", subject=route.route, text="nobody could look at it", hint=hint)
+            yield blocker(route.route, "nobody could look at it", hint)

@@ -24,7 +24,7 @@ from resilience.model.failover import (
     StepDone,
     StepKind,
 )
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import Fence, GroupFacts, RouteFacts
 from resilience.model.journal import Record, Terms
 
@@ -239,7 +239,7 @@ def unfenced(facts: GroupFacts, fences: Sequence[Fence]) -> tuple[Finding, ...]:
     """Return a blocker for every member that could write and that nobody has fenced."""
     fenced = {fence.member for fence in fences}
     return tuple(
-        Finding(severity="blocker", subject=member.name, text="it takes writes and is not fenced")
+        blocker(member.name, "it takes writes and is not fenced")
         for member in facts.members
         if member.reachable and (member.role == "primary" or member.writable) and member.name not in fenced
     )

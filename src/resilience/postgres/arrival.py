@@ -10,6 +10,7 @@ import asyncio
 from attrs import frozen
 from psycopg import pq
 
+from resilience.arrivals import silence
 from resilience.model.errors import TimedOut, Unavailable
 
 from .client import Dsn, from_server, mapped
@@ -74,17 +75,12 @@ async def first_arrival(dsn: Dsn, *, operation: str, seconds: float) -> Arrival:
 
 async def answers(host: str, port: int, *, seconds: float) -> bool:
     """Tell whether a server of PostgreSQL's protocol answers at an address at all. It needs no account."""
-    try:
-        async with asyncio.timeout(seconds):
-            opening = asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}") if host.startswith("/") else None
-            reader, writer = await (opening or asyncio.open_connection(host, port))
-            try:
-                writer.write(SSL_REQUEST)
-                return bool(await reader.read(1))
-            finally:
-                writer.transport.abort()
-    except (OSError, TimeoutError):
-        return False
+    return not await silence(*doorway(host, port), SSL_REQUEST, seconds=seconds)
+
+
+def doorway(host: str, port: int) -> tuple[str, int]:
+    """Return where a host is met: a directory by the path of the socket in it (libpq's `host`)."""
+    return (f"{host}/.s.PGSQL.{port}" if host.startswith("/") else host), port
 
 
 async def _arrival(dsn: Dsn, operation: str, *, write: bool) -> Arrival:

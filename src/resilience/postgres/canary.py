@@ -12,9 +12,9 @@ from typing import ClassVar
 import asyncpg
 from attrs import define, field, frozen
 
-from resilience.canaries import Memory
+from resilience.canaries import Memory, Run
 from resilience.concurrency import stop_tasks
-from resilience.model.drills import CanaryFacts, Served
+from resilience.model.drills import CanaryFacts
 from resilience.model.errors import ResilienceError, TimedOut, Unavailable
 from resilience.model.ids import checked_name, new_id
 from resilience.model.moments import utc_now
@@ -61,7 +61,7 @@ class PostgresCanary:
     async def writing(self) -> AsyncIterator[Watching]:
         """Write until left; see `Canary.writing`. Cancelled: its connections are closed, its rows stay."""
         await self._prepare()
-        run = _Run(self, new_id(self.clock()))
+        run = _Run(new_id(self.clock()), Memory(self.name, self.clock), self)
         tasks = [asyncio.create_task(run.write()) for _ in range(self.writers)]
         try:
             known = run.memory
@@ -124,24 +124,10 @@ class PostgresCanary:
 
 
 @define(eq=False)
-class _Run:
-    """One run of a canary."""
+class _Run(Run):
+    """One run of this canary."""
 
     canary: PostgresCanary
-    id: str
-    memory: Memory = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.memory = Memory(self.canary.name, self.canary.clock)
-
-    @property
-    def seen(self) -> CanaryFacts:
-        """What it has seen so far; see `Watching.seen`."""
-        return self.memory.seen
-
-    async def another(self, *, than: str, seconds: float) -> Served | None:
-        """Wait for another server; see `Watching.another`."""
-        return await self.memory.another(than=than, seconds=seconds)
 
     async def examine(self) -> CanaryFacts:
         """Look which of the acknowledged writes are there; see `Watching.examine`."""

@@ -12,7 +12,7 @@ from resilience.concurrency import in_thread
 from resilience.model.capture import Restored
 from resilience.model.errors import Unsupported
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import blocker
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.primitives import StoredBackup
@@ -56,9 +56,7 @@ class ScratchCluster:
             empty=True,
             needed=manifest.size * ROOM,
             free=await in_thread(Places(data=self.folder, locations={}, account=self.account).free),
-            findings=tuple(
-                Finding(severity="blocker", subject=str(self.folder), text=text, hint=hint) for text, hint in blockers
-            ),
+            findings=tuple(blocker(str(self.folder), text, hint) for text, hint in blockers),
         )
 
     async def apply(self, plan: RestorePlan, *, chain: Sequence[StoredBackup]) -> Restored:

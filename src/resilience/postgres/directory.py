@@ -18,7 +18,7 @@ from resilience.folders import is_empty, write_durably
 from resilience.model.capture import Restored
 from resilience.model.errors import Conflict, Interrupted, Refused, ResilienceError, StorageFailed, Unsupported
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
@@ -294,7 +294,7 @@ class PostgresDataDirectory:
                 blockers.append((f"the backup is of PostgreSQL {wanted}, the programs are of {found}", _WRONG_MAJOR))
         except Unsupported as missing:
             blockers.append((missing.what, missing.hint))
-        return [Finding(severity="blocker", subject=self.name, text=text, hint=hint) for text, hint in blockers]
+        return [blocker(self.name, text, hint) for text, hint in blockers]
 
     def _isolation(self, manifest: Manifest, places: Places) -> Isolation:
         return Isolation(

@@ -6,8 +6,6 @@ left to heal, so that it does as well in another process, after the one that inj
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,12 +16,14 @@ from typing import ClassVar, Protocol
 
 from attrs import field, frozen
 
+from resilience.arrivals import silence
 from resilience.concurrency import finish, in_thread
 from resilience.model.drills import FaultProof
 from resilience.model.errors import Interrupted, Refused
 from resilience.model.moments import utc_now
 from resilience.processes import gone, until
 
+from .arrival import SSL_REQUEST, doorway
 from .client import Dsn, parse_dsn, sql
 from .processes import Process, look, postmaster, processes, reap, send
 
@@ -33,7 +33,6 @@ STOPS_WITHIN_SECONDS = 5.0
 LEAVE_WITHIN_SECONDS = 1.0
 SILENT_SECONDS = 0.3
 ANSWERS_WITHIN_SECONDS = 5.0
-_SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 @frozen(kw_only=True)
@@ -81,7 +80,7 @@ class KilledPostmaster:
         await until(gone(*children), LEAVE_WITHIN_SECONDS)
         left = [each.pid for each in children if each.alive]
         rest = f"processes {left} of it still run" if left else f"its {len(children)} processes have left by themselves"
-        if not (said := await silence(self.dsn)):
+        if not (said := await knock(self.dsn)):
             raise Interrupted("a server still answers there", operation="inject", subject=self.name)
         evidence = f"process {server.pid} was gone {died:.0f} ms after SIGKILL, {rest}; a client is told: {said}"
         return FaultProof(fault="kill -9", subject=self.member, at=at, evidence=evidence)
@@ -138,7 +137,7 @@ class HungServer:
 
         if not await until(all_stopped, STOPS_WITHIN_SECONDS) or server.pid not in [each.pid for each in stopped]:
             raise Interrupted("not all of its processes stopped", operation="inject", subject=self.name)
-        if not (said := await silence(self.dsn)):
+        if not (said := await knock(self.dsn)):
             raise Interrupted("a server still answers there", operation="inject", subject=self.name)
         evidence = f"all {len(stopped)} processes of {server.pid} are stopped (state T); a client is told: {said}"
         return FaultProof(fault="SIGSTOP", subject=self.member, at=at, evidence=evidence)
@@ -182,7 +181,7 @@ class CutNetwork:
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
         """Cut it until left; see `Fault.inject`. Cancelled: it is mended."""
-        if said := await silence(self.dsn, seconds=ANSWERS_WITHIN_SECONDS):
+        if said := await knock(self.dsn, seconds=ANSWERS_WITHIN_SECONDS):
             hint = "nothing was touched: is the server up, does this lead to it?"
             raise Refused(f"nobody answers: {said}", operation="inject", subject=self.name, hint=hint)
         try:
@@ -197,7 +196,7 @@ class CutNetwork:
     async def _cut(self) -> FaultProof:
         at = self.clock()
         connections = await self.network.cut()
-        if not (said := await silence(self.dsn)):
+        if not (said := await knock(self.dsn)):
             raise Interrupted("somebody still answers that way", operation="inject", subject=self.name)
         evidence = f"{connections} connections and all new ones lead nowhere; a client is told: {said}"
         return FaultProof(fault="cut network", subject=self.member, at=at, evidence=evidence)
@@ -217,22 +216,7 @@ async def _served(dsn: Dsn, data: Path, name: str) -> Process:
     return server
 
 
-async def silence(dsn: Dsn, *, seconds: float = SILENT_SECONDS) -> str:
-    """Knock as a client does (SSLRequest, PostgreSQL 55.7) and return what it is told; empty if a server answers."""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(seconds):
-            host, port = (dsn.addresses or [("localhost", 5432)])[0]
-            if host.startswith("/"):
-                reader, writer = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-            else:
-                reader, writer = await asyncio.open_connection(host, port)
-            writer.write(_SSL_REQUEST)
-            return "" if await reader.read(1) else "the connection is closed at once"
-    except TimeoutError:
-        return f"nothing for {seconds:g} s"
-    except OSError as error:
-        return (os.strerror(error.errno) if error.errno else str(error)).lower()
-    finally:
-        if writer is not None:
-            writer.transport.abort()
+async def knock(dsn: Dsn, *, seconds: float = SILENT_SECONDS) -> str:
+    """Knock as a client does and return what it is told; empty if a server answers."""
+    host, port = (dsn.addresses or [("localhost", 5432)])[0]
+    return await silence(*doorway(host, port), SSL_REQUEST, seconds=seconds)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping
 
 from attrs import field, frozen
 
-from resilience.model.errors import RouteMoved, TimedOut, Unavailable
+from resilience.arrivals import arrive
+from resilience.model.errors import RouteMoved, Unavailable
 from resilience.model.failover import PhaseFloor
 from resilience.model.findings import Finding, Severity
 from resilience.model.groups import RouteFacts
@@ -16,7 +16,7 @@ from resilience.model.ids import checked_name
 from resilience.model.show import as_span
 
 from .addresses import Address, read_addresses
-from .arrival import RETRY_SECONDS, Arrival, arrival, first_arrival
+from .arrival import RETRY_SECONDS, Arrival, arrival
 from .client import Dsn, parse_dsn
 
 LOOK_SECONDS = 0.4
@@ -65,18 +65,11 @@ class MultiHostRoute:
         if expected != self._version:
             text = "the connection string is not the one that this was decided with"
             raise RouteMoved(text, operation="switch", subject=self.name, hint="look at it again")
-        where = "nowhere"
-        try:
-            async with asyncio.timeout(self.deadline):
-                while True:
-                    reached = await first_arrival(self.dsn, operation="switch", seconds=self.deadline)
-                    if self._member(reached) == to and reached.writable:
-                        return self._facts(reached)
-                    where = f"at {self._member(reached) or reached.host}, which takes {_writes(reached)}"
-                    await asyncio.sleep(RETRY_SECONDS)
-        except (TimeoutError, TimedOut) as error:
-            text = f"clients do not arrive at {to} within {self.deadline:.3g} s, but {where}"
-            raise TimedOut(text, operation="switch", subject=self.name) from error
+
+        async def reached() -> RouteFacts:
+            return self._facts(await arrival(self.dsn, operation="switch", seconds=self.deadline, write=True))
+
+        return await arrive(reached, to, route=self.name, deadline=self.deadline, pause=RETRY_SECONDS)
 
     async def floor(self) -> tuple[PhaseFloor, ...]:
         """Return how long clients ask hosts that do not answer any more, one after another."""
@@ -126,7 +119,3 @@ class MultiHostRoute:
             text = "clients wait for minutes for a host that is gone: there is no connect_timeout"
             found.append(("warning", text, "set connect_timeout=2 in the clients' connection string"))
         return [Finding(severity=how, subject=self.name, text=text, hint=hint) for how, text, hint in found]
-
-
-def _writes(reached: Arrival) -> str:
-    return "writes" if reached.writable else "no writes"

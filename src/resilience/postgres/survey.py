@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resilience.model.facts import TargetFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.json import Json
 
 from .client import Dsn, sql
@@ -101,7 +101,7 @@ def unsupported(version_num: int, version: str, dsn: Dsn) -> list[Finding]:
         return []
     text = f"PostgreSQL {version} is not supported, {OLDEST} to {NEWEST} are"
     hint = "use a release of resilience that knows this version"
-    return [Finding(severity="blocker", subject=dsn.where, text=text, hint=hint)]
+    return [blocker(dsn.where, text, hint)]
 
 
 def _several(dsn: Dsn) -> list[Finding]:
@@ -143,5 +143,5 @@ def _obstacles(server: dict[str, Any], dsn: Dsn) -> list[Finding]:
         ),
     ]
     return unsupported(server["version_num"], server["version"], dsn) + [
-        Finding(severity="blocker", subject=dsn.where, text=text, hint=hint) for wrong, text, hint in checks if wrong
+        blocker(dsn.where, text, hint) for wrong, text, hint in checks if wrong
     ]

@@ -10,7 +10,7 @@ from attrs import define
 
 from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Level, Verdict, blocker
 from resilience.model.show import as_bytes
 from resilience.primitives import StoredBackup
 from resilience.streams.tar import TarWalker
@@ -46,11 +46,11 @@ class PostgresBackupValidator:
         findings = []
         if manifest.size < self.at_least:
             text = f"it has {as_bytes(manifest.size)}, less than the floor of {as_bytes(self.at_least)}"
-            findings.append(Finding(severity="blocker", subject=manifest.id, text=text))
+            findings.append(blocker(manifest.id, text))
         try:
             await walk.to_the_end()
         except Corrupt as error:
-            findings.append(Finding(severity="blocker", subject=error.subject or manifest.id, text=error.what))
+            findings.append(blocker(error.subject or manifest.id, error.what))
         return Verdict(
             subject=f"{manifest.target} {manifest.id}",
             passed=not findings,

@@ -12,15 +12,15 @@ import redis
 from attrs import define, field, frozen
 from redis import asyncio as aioredis
 
-from resilience.canaries import Memory
+from resilience.canaries import Memory, Run
 from resilience.concurrency import finish, stop_tasks
-from resilience.model.drills import CanaryFacts, Served
+from resilience.model.drills import CanaryFacts
 from resilience.model.errors import TimedOut
 from resilience.model.ids import checked_name, new_id
 from resilience.model.moments import utc_now
 from resilience.primitives.drills import Watching
 
-from .client import Url, mapped, parse_redis_url
+from .client import Url, mapped, parse_redis_url, parse_redis_urls
 from .failover.sentinels import Address
 from .master import connect_master
 from .survey import SYSTEM
@@ -30,10 +30,6 @@ EXAMINED_WITHIN_SECONDS = 30.0
 FAILURES = (redis.RedisError, OSError, TimeoutError)
 KEPT_SECONDS = 24 * 3600
 """How long its keys stay if nobody removes them."""
-
-
-def _urls(texts: Sequence[str | Url]) -> tuple[Url, ...]:
-    return tuple(Url.parse(each) for each in texts)
 
 
 @frozen(kw_only=True)
@@ -46,7 +42,7 @@ class RedisCanary:
     """
 
     name: str = field(default="canary", validator=lambda _self, _attribute, name: checked_name(name))
-    sentinels: Sequence[Url] = field(converter=_urls)
+    sentinels: Sequence[Url] = field(converter=parse_redis_urls)
     watched: str = "mymaster"
     url: Url = field(default=Url("redis://localhost"), converter=parse_redis_url)
     members: Sequence[Address] = ()
@@ -68,7 +64,7 @@ class RedisCanary:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[Watching]:
         """Write until left; see `Canary.writing`. Cancelled: its connections are closed, its keys stay."""
-        run = _Run(self, new_id(self.clock()))
+        run = _Run(new_id(self.clock()), Memory(self.name, self.clock), self)
         async with self.connected(patience=EXAMINED_WITHIN_SECONDS) as client:
             tasks = [asyncio.create_task(run.write(client)) for _ in range(self.writers)]
             try:
@@ -107,24 +103,10 @@ class RedisCanary:
 
 
 @define(eq=False)
-class _Run:
-    """One run of a canary."""
+class _Run(Run):
+    """One run of this canary."""
 
     canary: RedisCanary
-    id: str
-    memory: Memory = field(init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self.memory = Memory(self.canary.name, self.canary.clock)
-
-    @property
-    def seen(self) -> CanaryFacts:
-        """What it has seen so far; see `Watching.seen`."""
-        return self.memory.seen
-
-    async def another(self, *, than: str, seconds: float) -> Served | None:
-        """Wait for another server; see `Watching.another`."""
-        return await self.memory.another(than=than, seconds=seconds)
 
     async def examine(self) -> CanaryFacts:
         """Look which of the acknowledged writes are there; see `Watching.examine`."""

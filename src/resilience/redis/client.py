@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -152,6 +152,11 @@ def _parsed(text: str) -> dict[str, Any]:
 def parse_redis_url(text: str | Url) -> Url:
     """Read a URL (attrs converter); see `Url.parse`."""
     return Url.parse(text)
+
+
+def parse_redis_urls(texts: Iterable[str | Url]) -> tuple[Url, ...]:
+    """Read several URLs (attrs converter); see `Url.parse`."""
+    return tuple(Url.parse(each) for each in texts)
 
 
 @asynccontextmanager

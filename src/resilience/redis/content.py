@@ -10,7 +10,7 @@ from typing import ClassVar
 from attrs import field, frozen
 from redis.asyncio import Redis
 
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Finding, Level, Verdict, blocker
 from resilience.model.show import Shown
 
 from .client import Url, ask, commands, parse_redis_url
@@ -139,7 +139,7 @@ class RedisContentValidator:
                         blockers.append(f"the key {key[:60]!r} of database {database} holds something else")
         text = f"{sum(held.values())} keys in {len(held)} databases, {compared} values compared"
         findings = [Finding(severity="note", subject="content", text=text)]
-        findings += [Finding(severity="blocker", subject="content", text=each) for each in blockers]
+        findings += [blocker("content", each) for each in blockers]
         return Verdict(
             subject="content",
             passed=not blockers,

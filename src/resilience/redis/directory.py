@@ -17,7 +17,7 @@ from resilience.folders import account_for, existing, is_empty, sync_folder
 from resilience.model.capture import Restored
 from resilience.model.errors import Refused, StorageFailed, Unsupported
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
@@ -230,10 +230,10 @@ class RedisDataDirectory:
         try:
             program = await find_program(self.program)
         except Unsupported as missing:
-            return [Finding(severity="blocker", subject=self.name, text=missing.what, hint=missing.hint)]
+            return [blocker(self.name, missing.what, missing.hint)]
         text = too_old(manifest, program.product, program.version)
         hint = "name a newer program with program="
-        return [Finding(severity="blocker", subject=self.name, text=text, hint=hint)] if text else []
+        return [blocker(self.name, text, hint)] if text else []
 
     def _may_discard(self) -> bool:
         if unfinished(self.path, self._manifest) or (self._restored is not None and self.path.exists()):

@@ -6,8 +6,6 @@ the fault has died.
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +15,7 @@ from typing import ClassVar
 
 from attrs import field, frozen
 
+from resilience.arrivals import silence
 from resilience.concurrency import finish, in_thread
 from resilience.model.drills import FaultProof
 from resilience.model.errors import Interrupted, Refused
@@ -72,7 +71,7 @@ class KilledRedis:
             raise Interrupted("it does not die, it may wait for a disk", operation="inject", subject=self.name)
         seconds = time.monotonic() - began
         reap([server, *children])
-        if not (said := await silence(self.member)):
+        if not (said := await knock(self.member)):
             raise Interrupted("a server still answers there", operation="inject", subject=self.name)
         evidence = f"process {server.pid} was gone after {seconds * 1000:.0f} ms; a client is told: {said}"
         return FaultProof(fault="kill -9", subject=self.member.name, at=at, evidence=evidence)
@@ -121,27 +120,15 @@ class HungRedis:
 
         if not await until(stopped, STOPS_WITHIN_SECONDS):
             raise Interrupted("it has not stopped", operation="inject", subject=self.name)
-        if not (said := await silence(self.member)):
+        if not (said := await knock(self.member)):
             raise Interrupted("a server still answers there", operation="inject", subject=self.name)
         evidence = f"process {server.pid} is stopped (state T); a client is told: {said}"
         return FaultProof(fault="SIGSTOP", subject=self.member.name, at=at, evidence=evidence)
 
 
-async def silence(member: RedisMember, *, seconds: float = SILENT_SECONDS) -> str:
-    """Knock as a client does (PING) and return what it is told; empty if a server answers, whatever it says."""
-    writer: asyncio.StreamWriter | None = None
-    try:
-        async with asyncio.timeout(seconds):
-            reader, writer = await asyncio.open_connection(*member.url.address)
-            writer.write(b"PING\r\n")
-            return "" if await reader.read(1) else "the connection is closed at once"
-    except TimeoutError:
-        return f"nothing for {seconds:g} s"
-    except OSError as error:
-        return (os.strerror(error.errno) if error.errno else str(error)).lower()
-    finally:
-        if writer is not None:
-            writer.transport.abort()
+async def knock(member: RedisMember, *, seconds: float = SILENT_SECONDS) -> str:
+    """Knock as a client does and return what it is told; empty if a server answers, whatever it says."""
+    return await silence(*member.url.address, b"PING\r\n", seconds=seconds)
 
 
 async def _served(member: RedisMember, name: str) -> Process:

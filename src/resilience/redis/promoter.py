@@ -16,7 +16,7 @@ from resilience.model.ids import checked_name
 from resilience.model.moments import utc_now
 from resilience.model.positions import RecoveryPoint
 
-from .client import Url
+from .client import Url, parse_redis_urls
 from .failover import correcting, electing, following, promoting
 from .failover.floor import floor
 from .failover.group import group_facts
@@ -25,10 +25,6 @@ from .failover.rejoining import rejoin
 from .failover.sentinels import Sentinels
 from .members import RedisMember
 from .survey import SYSTEM
-
-
-def _urls(texts: Sequence[str | Url]) -> tuple[Url, ...]:
-    return tuple(Url.parse(each) for each in texts)
 
 
 @define(eq=False)
@@ -47,7 +43,7 @@ class SentinelPromoter:
 
     name: str = field(default="redis", converter=checked_name)
     given: Sequence[RedisMember] = field(alias="members", kw_only=True)
-    sentinels: Sequence[Url] = field(converter=_urls, kw_only=True)
+    sentinels: Sequence[Url] = field(converter=parse_redis_urls, kw_only=True)
     watched: str = field(default="mymaster", kw_only=True)
     seconds: float = field(default=2.0, kw_only=True)
     patience: float = field(default=60.0, kw_only=True)

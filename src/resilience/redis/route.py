@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from attrs import field, frozen
 
+from resilience.arrivals import arrive
 from resilience.concurrency import finish
-from resilience.model.errors import RouteMoved, TimedOut, Unavailable
+from resilience.model.errors import RouteMoved, Unavailable
 from resilience.model.failover import PhaseFloor
 from resilience.model.findings import Finding
 from resilience.model.groups import RouteFacts
@@ -18,14 +18,10 @@ from resilience.model.ids import checked_name
 from resilience.model.json import Json
 from resilience.model.show import as_span
 
-from .client import Url, commands, parse_redis_url
+from .client import Url, commands, parse_redis_url, parse_redis_urls
 from .failover.finding import AGAIN_SECONDS, ASK_SECONDS, LOOK_SECONDS, Finder
 from .failover.sentinels import Address, Sentinels
 from .survey import SYSTEM, ask_info
-
-
-def _urls(texts: Sequence[str | Url]) -> tuple[Url, ...]:
-    return tuple(Url.parse(each) for each in texts)
 
 
 @frozen
@@ -41,7 +37,7 @@ class SentinelRoute:
     system: ClassVar[str] = SYSTEM
 
     name: str = field(converter=checked_name)
-    sentinels: Sequence[Url] = field(converter=_urls, kw_only=True)
+    sentinels: Sequence[Url] = field(converter=parse_redis_urls, kw_only=True)
     members: Mapping[str, Address] = field(kw_only=True)
     watched: str = field(default="mymaster", kw_only=True)
     url: Url = field(default=Url("redis://localhost"), converter=parse_redis_url, kw_only=True)
@@ -68,22 +64,7 @@ class SentinelRoute:
         if expected != self._version:
             text = "the Sentinels, or the group's name, are not those that this was decided with"
             raise RouteMoved(text, operation="switch", subject=self.name, hint="look at it again")
-        where = "nowhere"
-        try:
-            async with asyncio.timeout(self.deadline):
-                while True:
-                    try:
-                        facts = await self._reached()
-                    except Unavailable as error:
-                        where = f"nowhere: {error.what}"
-                    else:
-                        if facts.to == to and facts.writable:
-                            return facts
-                        where = f"at {facts.to or 'nobody known'}"
-                    await asyncio.sleep(LOOK_SECONDS)
-        except TimeoutError as error:
-            text = f"clients do not arrive at {to} within {self.deadline:.3g} s, but {where}"
-            raise TimedOut(text, operation="switch", subject=self.name) from error
+        return await arrive(self._reached, to, route=self.name, deadline=self.deadline, pause=LOOK_SECONDS)
 
     async def floor(self) -> tuple[PhaseFloor, ...]:
         """Return how long clients take to hear of it."""

@@ -19,7 +19,7 @@ from resilience.concurrency import finish
 from resilience.model.capture import Restored
 from resilience.model.errors import Refused, Unsupported
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.model.show import as_bytes
@@ -168,9 +168,7 @@ class RedisServer:
                 "raise maxmemory",
             ),
         ]
-        return [
-            Finding(severity="blocker", subject=self.name, text=text, hint=hint) for no, text, hint in blockers if no
-        ]
+        return [blocker(self.name, text, hint) for no, text, hint in blockers if no]
 
     async def _newer(self, info: Info) -> str:
         """Say why the running server may not understand what the scratch server sends, or nothing."""

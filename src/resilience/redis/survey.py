@@ -9,7 +9,7 @@ from attrs import frozen
 from redis.asyncio import Redis
 
 from resilience.model.facts import TargetFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.json import Json
 
 from .client import Url, ask, commands
@@ -129,9 +129,7 @@ def obstacles(info: Info, where: str) -> list[Finding]:
             "back up the master, or look why the link is down",
         ),
     ]
-    findings = [
-        Finding(severity="blocker", subject=where, text=text, hint=hint) for wrong, text, hint in blockers if wrong
-    ]
+    findings = [blocker(where, text, hint) for wrong, text, hint in blockers if wrong]
     if mode == "cluster":
         text = "it is one shard of a cluster: this backup holds its slots only"
         findings.append(Finding(severity="warning", subject=where, text=text, hint="back up every master"))

@@ -174,11 +174,13 @@ async def nothing_left_running() -> AsyncIterator[None]:
     loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
     sys.set_asyncgen_hooks(finalizer=finalize)
     before = _Running.now()
+    gc.freeze()  # collecting what is new is enough, and takes no time beside all that a test session holds
     try:
         yield
         gc.collect()
         await asyncio.sleep(0)
     finally:
+        gc.unfreeze()
         loop.set_exception_handler(handler)
         sys.set_asyncgen_hooks(finalizer=hooks.finalizer)
     if complaints:

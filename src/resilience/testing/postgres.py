@@ -148,6 +148,8 @@ class TestServer:
             known = self.data / "postmaster.pid"
             said = known.read_text().splitlines()
             known.unlink()
+            # Its number is soon another server's, who would seem to listen on this socket.
+            (self.folder / f".s.PGSQL.{self.port}.lock").unlink(missing_ok=True)
             if len(said) > _SHARED_MEMORY:
                 _forget(int(said[_SHARED_MEMORY].split()[1]))
 

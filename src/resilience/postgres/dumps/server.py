@@ -16,7 +16,7 @@ from attrs.validators import ge
 from resilience.model.capture import Restored
 from resilience.model.errors import Unsupported
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.manifests import Manifest
 from resilience.model.plans import RestorePlan
 from resilience.planning.restore import plan_restore
@@ -203,4 +203,4 @@ class PostgresServer:
         return self.dsn.database(next((name for name in names if name not in taken), _HOMES[-1]))
 
     def _blocker(self, text: str, hint: str) -> Finding:
-        return Finding(severity="blocker", subject=self.name, text=text, hint=hint)
+        return blocker(self.name, text, hint)

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from resilience.concurrency import in_thread
 from resilience.model.errors import Corrupt, Unavailable, Unsupported
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Level, Verdict, blocker
 from resilience.model.show import as_bytes
 from resilience.postgres.tools import Tools
 from resilience.primitives import StoredBackup
@@ -53,13 +53,13 @@ class PostgresDumpValidator:
         findings = []
         if manifest.size < self.at_least:
             text = f"it has {as_bytes(manifest.size)}, less than the floor of {as_bytes(self.at_least)}"
-            findings.append(Finding(severity="blocker", subject=manifest.id, text=text))
+            findings.append(blocker(manifest.id, text))
         for part in (GLOBALS, *(database.part for database in contents.databases)):
             try:
                 await (reading.script(part) if part == GLOBALS else reading.dump(part))
             except Corrupt as error:
                 text = f"{part}: {error.what}"
-                findings.append(Finding(severity="blocker", subject=error.subject or manifest.id, text=text))
+                findings.append(blocker(error.subject or manifest.id, text))
         return Verdict(
             subject=f"{manifest.target} {manifest.id}",
             passed=not findings,

@@ -10,7 +10,7 @@ import asyncpg
 from attrs import frozen
 
 from resilience.model.errors import ResilienceError, TimedOut, Unreachable
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.groups import GroupFacts, MemberFacts, Sighting, SyncSet
 from resilience.model.json import Json
 from resilience.model.show import as_bytes, as_span
@@ -265,13 +265,13 @@ def _group_findings(seen: Sequence[Seen], primary: str) -> list[Finding]:
     if len(writing) > 1:
         text = f"{' and '.join(writing)} take writes at once; {primary} has the latest history"
         hint = "fence all but one and rejoin them"
-        found.append(Finding(severity="blocker", subject="two primaries", text=text, hint=hint))
+        found.append(blocker("two primaries", text, hint))
     lineages = {each.look.lineage for each in seen if each.look}
     if len(lineages) > 1:
         text = (
             f"its members are of {len(lineages)} different clusters (system identifiers {', '.join(sorted(lineages))})"
         )
-        found.append(Finding(severity="blocker", subject="members", text=text, hint="check the dsn of each member"))
+        found.append(blocker("members", text, "check the dsn of each member"))
     look = next((each.look for each in seen if each.member.name == primary and each.look), None)
     if look is not None and not look.standby:
         found += _primary_findings(seen, primary, look)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.objectives import Objective
 from resilience.model.show import as_span
 from resilience.postgres.wal.start import names_standby
@@ -54,11 +54,10 @@ def changed(name: str, value: str, *, restart: bool = False) -> str:
 def _connections(vitals: Vitals) -> Iterator[Finding]:
     """Whether there is room for an archiver and a backup (20.6.1)."""
     if vitals.text("wal_level") == "minimal":
-        yield Finding(
-            severity="blocker",
-            subject="wal_level",
-            text="minimal: neither a physical backup nor WAL archiving is possible",
-            hint=changed("wal_level", "replica", restart=True),
+        yield blocker(
+            "wal_level",
+            "minimal: neither a physical backup nor WAL archiving is possible",
+            changed("wal_level", "replica", restart=True),
         )
     reference = int(POSTGRESQL_SETTINGS["max_wal_senders"].value)
     senders = int(vitals.number("max_wal_senders"))
@@ -93,12 +92,7 @@ def _connections(vitals: Vitals) -> Iterator[Finding]:
 def _safety(vitals: Vitals) -> Iterator[Finding]:
     """Whether what is written survives a crash and damage is noticed (20.5.1)."""
     if vitals.text("fsync") == "off":
-        yield Finding(
-            severity="blocker",
-            subject="fsync",
-            text="off: a crash of the machine destroys the whole cluster",
-            hint=changed("fsync", "on"),
-        )
+        yield blocker("fsync", "off: a crash of the machine destroys the whole cluster", changed("fsync", "on"))
     if vitals.text("full_page_writes") == "off":
         yield Finding(
             severity="warning",
@@ -126,12 +120,11 @@ def _synchronous(vitals: Vitals, archiver: str) -> Iterator[Finding]:
     """Whether an archiver would be taken for a synchronous standby (20.6.2)."""
     names = vitals.text("synchronous_standby_names")
     if names_standby(names, archiver):
-        yield Finding(
-            severity="blocker",
-            subject="synchronous_standby_names",
-            text=f"{names} takes an archiver for a standby, so commits would wait for the archive: WalArchiver refuses "
+        yield blocker(
+            "synchronous_standby_names",
+            f"{names} takes an archiver for a standby, so commits would wait for the archive: WalArchiver refuses "
             "to start",
-            hint="ALTER SYSTEM SET synchronous_standby_names = '…';  -- the standbys that are meant, by their names\n"
+            "ALTER SYSTEM SET synchronous_standby_names = '…';  -- the standbys that are meant, by their names\n"
             "SELECT pg_reload_conf();",
         )
     elif names and vitals.senders == 0 and not vitals.standby:
@@ -179,11 +172,10 @@ def _role(vitals: Vitals) -> Iterator[Finding]:
     """Whether the role may what it must, and no more."""
     role = '"' + vitals.role.replace('"', '""') + '"'
     if not (vitals.replication or vitals.superuser):
-        yield Finding(
-            severity="blocker",
-            subject="role",
-            text=f"{vitals.role} may not replicate: it can take no backup and read no WAL",
-            hint=f"ALTER ROLE {role} REPLICATION;",
+        yield blocker(
+            "role",
+            f"{vitals.role} may not replicate: it can take no backup and read no WAL",
+            f"ALTER ROLE {role} REPLICATION;",
         )
     if vitals.superuser:
         yield Finding(
@@ -214,12 +206,10 @@ def _access(vitals: Vitals) -> Iterator[Finding]:
     if vitals.refused and (vitals.replication or vitals.superuser) and vitals.number("max_wal_senders"):
         address = f"{vitals.client}/{128 if ':' in vitals.client else 32}  " if vitals.client else ""
         kind = "local  " if vitals.client is None else ("hostssl" if vitals.tls else "host   ")
-        yield Finding(
-            severity="blocker",
-            subject="replication",
-            text=f"the server refuses a replication connection: {' '.join(vitals.refused.split())}",
-            hint=f"in pg_hba.conf: {kind}  replication  {vitals.role}  {address}scram-sha-256\n"
-            "SELECT pg_reload_conf();",
+        yield blocker(
+            "replication",
+            f"the server refuses a replication connection: {' '.join(vitals.refused.split())}",
+            f"in pg_hba.conf: {kind}  replication  {vitals.role}  {address}scram-sha-256\nSELECT pg_reload_conf();",
         )
     if vitals.authenticated == "":
         yield Finding(

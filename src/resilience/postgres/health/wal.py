@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.objectives import Objective
 from resilience.model.show import as_bytes, as_span
 from resilience.postgres.wal.names import WalName
@@ -109,11 +109,10 @@ def _archiving(vitals: Vitals) -> Iterator[Finding]:
     """Is archive_command (or archive_library) there, and does it work (26.3.1)?"""
     command, library = vitals.text("archive_command"), vitals.text("archive_library")
     if not command.strip() and not library:
-        yield Finding(
-            severity="blocker",
-            subject="archive_command",
-            text="empty while archive_mode is on: the server keeps all WAL until the disk is full",
-            hint="set archive_command, or: " + changed("archive_mode", "off", restart=True).replace("\n", "  "),
+        yield blocker(
+            "archive_command",
+            "empty while archive_mode is on: the server keeps all WAL until the disk is full",
+            "set archive_command, or: " + changed("archive_mode", "off", restart=True).replace("\n", "  "),
         )
     elif command.strip() and library:
         yield Finding(
@@ -137,12 +136,11 @@ def _failing(vitals: Vitals) -> Iterator[Finding]:
     archiver = vitals.archiver
     if archiver.failing:
         since = f"nothing for {_ago(archiver.archived_at, vitals.now)}" if archiver.archived_at else "nothing ever"
-        yield Finding(
-            severity="blocker",
-            subject="archiving",
-            text=f"it fails: {archiver.failed} times, last with {archiver.last_failed} "
+        yield blocker(
+            "archiving",
+            f"it fails: {archiver.failed} times, last with {archiver.last_failed} "
             f"{_ago(archiver.failed_at, vitals.now)} ago; {since} was archived; pg_wal grows until the disk is full",
-            hint="the server's log says why, on the lines that begin with 'archive command failed'",
+            "the server's log says why, on the lines that begin with 'archive command failed'",
         )
     elif (behind := _behind(vitals)) is not None and behind > FEW_SEGMENTS:
         size = as_bytes(int(behind * vitals.number("wal_segment_size")))

@@ -13,7 +13,7 @@ import asyncpg
 from attrs import frozen
 
 from resilience.model.errors import ResilienceError
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.show import as_bytes
 from resilience.postgres.client import Dsn, sql
 from resilience.postgres.lsn import format_lsn, parse_lsn
@@ -112,11 +112,11 @@ class Slots:
         elif kept > self.limit:
             text = f"the slot {self.name} keeps {as_bytes(kept)} of WAL, the limit is {as_bytes(self.limit)}"
             hint = "the server's disk will run full: see why the archive falls behind, or drop the slot and lose WAL"
-            yield Finding(severity="blocker", subject=self.target, text=text, hint=hint)
+            yield blocker(self.target, text, hint)
         elif kept > self.warning:
             text = f"the slot {self.name} keeps {as_bytes(kept)} of WAL"
             hint = "the archive falls behind: see whether it is down or too slow"
             yield Finding(severity="warning", subject=self.target, text=text, hint=hint)
         if state in ("unreserved", "lost"):
             text = f"the slot {self.name} is about to lose WAL that is not archived yet (wal_status {state})"
-            yield Finding(severity="blocker", subject=self.target, text=text, hint="raise max_slot_wal_keep_size")
+            yield blocker(self.target, text, "raise max_slot_wal_keep_size")

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError, ResponseError
 from resilience.concurrency import in_thread
 from resilience.model.errors import ResilienceError
 from resilience.model.facts import TargetFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.redis.client import Url, ask, commands
 from resilience.redis.survey import SYSTEM, Info, ask_info
 
@@ -62,20 +62,20 @@ async def find(client: Redis, url: Url, folder: Path | None) -> Holding | Findin
     except (NoPermissionError, ResponseError, KeyError):
         if folder is None:
             text = "it does not say where its append-only file is: this user may not ask"
-            return _blocker(url.where, text, "grant +config|get with ACL SETUSER, or name the folder with folder=")
+            return blocker(url.where, text, "grant +config|get with ACL SETUSER, or name the folder with folder=")
     try:
         names = await in_thread(_manifests, folder)
     except (FileNotFoundError, NotADirectoryError):
         text = f"its append-only file is in {folder} on its own machine, and there is no such folder here"
-        return _blocker(url.where, text, f"run where its files are, name their folder with folder=, {_OTHERWISE}")
+        return blocker(url.where, text, f"run where its files are, name their folder with folder=, {_OTHERWISE}")
     except OSError as error:
         text = f"its append-only file cannot be read from here: {error.strerror}: {error.filename}"
-        return _blocker(url.where, text, f"run as the server's account or as root, {_OTHERWISE}")
+        return blocker(url.where, text, f"run as the server's account or as root, {_OTHERWISE}")
     if name not in names and len(names) != 1:
         text = (
             f"there is no {name or SUFFIX} in {folder}" if not names else f"{folder} holds several: {', '.join(names)}"
         )
-        return _blocker(url.where, f"this is not its append-only file: {text}", f"name another folder, {_OTHERWISE}")
+        return blocker(url.where, f"this is not its append-only file: {text}", f"name another folder, {_OTHERWISE}")
     return Holding(folder, name if name in names else names[0])
 
 
@@ -97,7 +97,7 @@ def _look(holding: Holding) -> tuple[int | None, list[Finding]]:
     try:
         return (sum(holding.lengths()) if holding.open() else None), []
     except ResilienceError as error:
-        return None, [_blocker(error.subject or str(holding.folder), error.what, error.hint)]
+        return None, [blocker(error.subject or str(holding.folder), error.what, error.hint)]
     finally:
         holding.close()
 
@@ -106,19 +106,19 @@ def obstacles(info: Info, where: str) -> list[Finding]:
     """Find what stands in the way of a backup of the append-only file; pure."""
     version, mode = info.version or "(unknown)", info.mode
     if mode == "sentinel":
-        return [_blocker(where, "it is a Sentinel, which holds no data", "name one of the servers that it watches")]
+        return [blocker(where, "it is a Sentinel, which holds no data", "name one of the servers that it watches")]
     if info.major < OLDEST:
         text = (
             f"Redis {version} keeps its append-only file in one piece, which a rewrite replaces and no manifest "
             "describes: what is backed up here is the multi-part one of Redis 7 and newer"
         )
-        return [_blocker(where, text, "back up an RDB with RedisTarget, or upgrade the server")]
+        return [blocker(where, text, "back up an RDB with RedisTarget, or upgrade the server")]
     checks = [
         (info.number("loading") > 0, "it is loading its data", "try again when it has finished"),
         (not info.number("aof_enabled"), "it keeps no append-only file", SWITCH_ON),
         (info.text("aof_last_write_status") not in ("", "ok"), "it cannot write its append-only file", DISK),
     ]
-    return [_blocker(where, text, hint) for wrong, text, hint in checks if wrong][:1]
+    return [blocker(where, text, hint) for wrong, text, hint in checks if wrong][:1]
 
 
 def _remarks(info: Info, where: str) -> list[Finding]:
@@ -130,7 +130,3 @@ def _remarks(info: Info, where: str) -> list[Finding]:
         text = "its last rewrite of the append-only file failed, so that file grows and a restart takes longer"
         remarks.append(Finding(severity="warning", subject=where, text=text, hint=DISK))
     return remarks
-
-
-def _blocker(where: str, text: str, hint: str) -> Finding:
-    return Finding(severity="blocker", subject=where, text=text, hint=hint)

@@ -9,7 +9,7 @@ from attrs import define, field
 
 from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt, Unsupported
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Finding, Level, Verdict, blocker
 from resilience.model.show import as_bytes
 from resilience.primitives import StoredBackup
 from resilience.redis.walking import RdbWalker
@@ -42,12 +42,12 @@ class RedisAofValidator:
         findings = []
         if manifest.size < self.at_least:
             text = f"it has {as_bytes(manifest.size)}, less than the floor of {as_bytes(self.at_least)}"
-            findings.append(Finding(severity="blocker", subject=manifest.id, text=text))
+            findings.append(blocker(manifest.id, text))
         try:
             await walk.to_the_end()
         except (Corrupt, Unsupported) as error:
             subject_of = error.subject or manifest.id
-            findings.append(Finding(severity="blocker", subject=subject_of, text=error.what, hint=error.hint))
+            findings.append(blocker(subject_of, error.what, error.hint))
         passed = not findings
         if passed:
             text = f"{walk.keys} keys in the base, {walk.commands} commands since"

@@ -18,7 +18,7 @@ from resilience.folders import account_for, existing, is_empty, sync_folder, wri
 from resilience.model.capture import Restored
 from resilience.model.errors import Conflict, ManifestInvalid, Refused, StorageFailed
 from resilience.model.facts import DestinationFacts
-from resilience.model.findings import Examined, Finding, Level
+from resilience.model.findings import Examined, Finding, Level, blocker
 from resilience.model.json import Json
 from resilience.model.manifests import Manifest, StoredPart
 from resilience.model.plans import RestorePlan
@@ -242,7 +242,7 @@ class RedisClusterDirectories:
             return []
         text = f"the backup has {shards} shards, and there are {len(self.addresses)} addresses"
         hint = "one for each shard, in the order of the slots"
-        return [Finding(severity="blocker", subject=self.name, text=text, hint=hint)]
+        return [blocker(self.name, text, hint)]
 
 
 @frozen

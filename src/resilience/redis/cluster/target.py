@@ -15,7 +15,7 @@ from resilience.concurrency import in_background, in_thread, stop_tasks
 from resilience.model.capture import Captured, Part
 from resilience.model.errors import Conflict, Corrupt, NotIncremental, Refused
 from resilience.model.facts import TargetFacts
-from resilience.model.findings import Finding
+from resilience.model.findings import Finding, blocker
 from resilience.model.ids import checked_name
 from resilience.model.json import Json
 from resilience.model.plans import BackupPlan
@@ -190,7 +190,7 @@ def _branch(histories: Sequence[str]) -> str:
 def _obstacles(topology: Topology | None, where: str) -> Iterator[Finding]:
     if topology is None:
         text = "it is in no cluster"
-        yield Finding(severity="blocker", subject=where, text=text, hint="RedisTarget backs up a single server")
+        yield blocker(where, text, "RedisTarget backs up a single server")
         return
     checks = [
         (
@@ -207,7 +207,7 @@ def _obstacles(topology: Topology | None, where: str) -> Iterator[Finding]:
     ]
     for wrong, text, hint in checks:
         if wrong:
-            yield Finding(severity="blocker", subject=where, text=text, hint=hint)
+            yield blocker(where, text, hint)
     for shard in topology.shards:
         yield from (each for each in obstacles(shard.info, shard.where) if each.severity == "blocker")
 

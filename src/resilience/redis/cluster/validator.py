@@ -9,7 +9,7 @@ from attrs import define
 
 from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt, Unsupported
-from resilience.model.findings import Finding, Level, Verdict
+from resilience.model.findings import Finding, Level, Verdict, blocker
 from resilience.model.show import as_bytes
 from resilience.primitives import StoredBackup
 from resilience.redis.walking import RdbWalker
@@ -48,13 +48,13 @@ class RedisClusterValidator:
                 text = f"slots {shard.slots}: {walker.keys.total()} keys"
                 findings.append(Finding(severity="note", subject=f"{manifest.id} {shard.part}", text=text))
         except (Corrupt, Unsupported) as error:
-            findings.append(_blocker(error.subject or manifest.id, error.what))
+            findings.append(blocker(error.subject or manifest.id, error.what))
         else:
             if manifest.size < self.at_least:
                 text = f"it has {as_bytes(manifest.size)}, less than the floor of {as_bytes(self.at_least)}"
-                findings.append(_blocker(manifest.id, text))
+                findings.append(blocker(manifest.id, text))
             if keys < self.keys:
-                findings.append(_blocker(manifest.id, f"it has {keys} keys, less than the floor of {self.keys}"))
+                findings.append(blocker(manifest.id, f"it has {keys} keys, less than the floor of {self.keys}"))
         passed = all(finding.severity != "blocker" for finding in findings)
         return Verdict(
             subject=f"{manifest.target} {manifest.id}",
@@ -65,7 +65,3 @@ class RedisClusterValidator:
             seconds=time.monotonic() - began,
             findings=tuple(findings),
         )
-
-
-def _blocker(subject: str, text: str) -> Finding:
-    return Finding(severity="blocker", subject=subject, text=text)

@@ -8,7 +8,7 @@ from datetime import datetime
 from attrs import frozen
 
 from resilience.model.errors import ResilienceError, TimedOut, Unreachable
-from resilience.model.findings import Finding, Severity
+from resilience.model.findings import Finding, Severity, blocker
 from resilience.model.groups import GroupFacts, MemberFacts, Sighting, SyncSet
 from resilience.model.json import Json
 from resilience.model.log import Branch
@@ -238,9 +238,7 @@ def _findings(
             yield Finding(severity="warning", subject="split brain", text=text, hint=lost)
         else:
             text = f"{both} take writes at once, and no majority of Sentinels says which is right"
-            yield Finding(
-                severity="blocker", subject="split brain", text=text, hint="fence all but one and rejoin them"
-            )
+            yield blocker("split brain", text, "fence all but one and rejoin them")
     yield from _of_sentinels(council, primary, places)
     if look is not None and look.needed == 0:
         text = "min-replicas-to-write is 0: a master that is cut off goes on acknowledging writes, which are lost"

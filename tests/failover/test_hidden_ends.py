@@ -22,6 +22,8 @@ def change(server: TestServer, **settings: str) -> None:
     for name, value in settings.items():
         server.psql(f"alter system set {name} = '{value}'")
     server.psql("select pg_reload_conf()")
+    while any(server.psql(f"show {name}") != value for name, value in settings.items()):
+        pass
 
 
 async def test_a_standby_that_was_restarted_is_not_taken_for_shorter_than_it_is(group: TestGroup) -> None:
@@ -75,3 +77,20 @@ async def test_everybody_who_is_called_so_may_have_acknowledged(group: TestGroup
         facts = await promoter.survey()
         assert facts.sync is not None
         assert facts.sync.members == ("b", "twin (2)")
+
+
+async def test_who_does_not_wait_for_standbys_is_named_also_when_the_primary_is_gone(group: TestGroup) -> None:
+    group.primary.psql("create role metrics; create role other")
+    group.primary.psql("create database events")
+    group.primary.psql("alter role metrics set synchronous_commit = off")
+    group.primary.psql("alter role other in database events set synchronous_commit = 'local'")
+    group.primary.psql("alter role other set synchronous_commit = 'remote_write'")
+    group.caught_up()
+    async with PostgresPromoter("orders", members=group.members()) as promoter:
+        for _ in ("there", "gone"):
+            facts = await promoter.survey()
+            (said,) = [each.text for each in facts.findings if "waits for no standby" in each.text]
+            assert "role metrics" in said
+            assert "role other in database events" in said
+            assert said.count("role") == 2
+            group.kill("a")

@@ -37,6 +37,8 @@ class TestPgBouncerSwitch(SwitchSuite):
 
 
 class TestMultiHostRoute(SwitchSuite):
+    cancel_step = 3
+
     @pytest.fixture
     def switch(self, postgres16: TestServer, postgres17: TestServer) -> Iterator[TrafficSwitch]:
         self.servers = {"a": postgres16, "b": postgres17}

@@ -100,6 +100,8 @@ class TestLocalFencer(FencerSuite):
 class TestSentinelRoute(SwitchSuite):
     """One Sentinel, which is told whom to watch; both servers take writes."""
 
+    cancel_step = 7
+
     @pytest.fixture
     def switch(self, tmp_owned: Path, redis_program: Callable[[int], Path]) -> Iterator[TrafficSwitch]:
         with running_sentinels(tmp_owned / "group", redis_program(7), 1, 0) as self.group:

@@ -272,6 +272,9 @@ def _group_findings(seen: Sequence[Seen], primary: str) -> list[Finding]:
             f"its members are of {len(lineages)} different clusters (system identifiers {', '.join(sorted(lineages))})"
         )
         found.append(blocker("members", text, "check the dsn of each member"))
+    if impatient := dict.fromkeys(who for each in seen if each.look for who in each.look.impatient):
+        text = f"what {', '.join(impatient)} writes waits for no standby (synchronous_commit), and may be lost"
+        found.append(Finding(severity="warning", subject="synchronous standbys", text=text))
     look = next((each.look for each in seen if each.member.name == primary and each.look), None)
     if look is not None and not look.standby:
         found += _primary_findings(seen, primary, look)

@@ -71,6 +71,10 @@ select current_setting('server_version') as version,
        current_setting('cluster_name') as cluster_name,
        current_setting('synchronous_standby_names') as sync_names,
        current_setting('synchronous_commit') as sync_commit,
+       (select coalesce(json_agg(concat_ws(' in ', case when setrole <> 0 then 'role ' || pg_get_userbyid(setrole) end,
+                 'database ' || datname)), '[]')
+        from pg_db_role_setting left join pg_database on pg_database.oid = setdatabase
+        where setconfig && array['synchronous_commit=off', 'synchronous_commit=local'])::text as impatient,
        current_setting('recovery_target_timeline') as target_timeline,
        current_setting('recovery_min_apply_delay') as delay,
        current_setting('restore_command') <> '' as restores,
@@ -119,6 +123,7 @@ class Look:
     cluster_name: str
     sync: SyncNames
     sync_commit: str
+    impatient: Sequence[str]
     target_timeline: str
     delay: str
     restores: bool
@@ -164,6 +169,7 @@ class Looker:
             sync=SyncNames.parse(row.pop("sync_names")),
             managed=json.loads(row.pop("managed")),
             applications=json.loads(row.pop("applications")),
+            impatient=json.loads(row.pop("impatient")),
             senders=json.loads(row.pop("senders")),
             slots=json.loads(row.pop("slots")),
             **row,

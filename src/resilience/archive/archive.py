@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 
 from attrs import define, field
 from attrs.validators import ge
@@ -345,12 +345,18 @@ class Archive:
 
 
 def _frame_threads(workers: int) -> ThreadPoolExecutor:
+    _keep_freed_memory()
+    return ThreadPoolExecutor(workers, "resilience-frames")
+
+
+@cache
+def _keep_freed_memory() -> None:
     # Until a block of this size has been freed once, glibc gives every frame's memory back to the kernel as soon as it
     # is freed, and the next one is mapped and zeroed again, page by page; see M_MMAP_THRESHOLD in mallopt(3). The block
-    # itself is never touched and costs nothing; without it a restore takes ten times the page faults.
+    # itself is never touched and costs nothing; without it a restore takes ten times the page faults. A second one
+    # would be zeroed.
     block = bytes(LARGEST_DYNAMIC_BLOCK)
     del block
-    return ThreadPoolExecutor(workers, "resilience-frames")
 
 
 def _sealer(key: DataKey, place: tuple[str, ...], part: str, number: int) -> Sealer:

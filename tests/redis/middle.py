@@ -26,6 +26,7 @@ class Middle:
     answers: Mapping[bytes, bytes] = field(factory=dict)
     port: int = 0
     sent: int = 0
+    muted: bool = False
     _writers: list[asyncio.StreamWriter] = field(factory=list)
     _tasks: set[asyncio.Task[None]] = field(factory=set)
 
@@ -36,6 +37,9 @@ class Middle:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection both ways."""
+        if self.muted:
+            writer.transport.abort()
+            return
         answers, questions = await asyncio.open_connection("127.0.0.1", self.server.port)
         self._writers += [writer, questions]
         for task in (self._ask(reader, questions, writer), self._answer(answers, writer)):
@@ -46,6 +50,15 @@ class Middle:
         for writer in self._writers:
             if not writer.transport.is_closing():
                 writer.transport.abort()
+
+    def mute(self) -> None:
+        """Break all connections, and every new one, until `speak`."""
+        self.muted = True
+        self.cut()
+
+    def speak(self) -> None:
+        """Forward again."""
+        self.muted = False
 
     async def close(self) -> None:
         """Break all connections and wait until nothing is forwarded any more."""

@@ -106,7 +106,7 @@ class Finder:
     async def _sought(self) -> Address:
         while True:
             self._news.clear()
-            if (address := await self._look()) is not None:
+            if (address := await self._look()) is not None and not self._news.is_set():
                 self._settle(address)
                 return address
             await self._hope()
@@ -181,8 +181,9 @@ class Finder:
             try:
                 async with client.pubsub() as pubsub:
                     await pubsub.subscribe(*SWITCHED)
-                    self._heard.add(where)
                     async for message in pubsub.listen():
+                        if message.get("type") == "subscribe" and message.get("data") == len(SWITCHED):
+                            self._hears(where)
                         self._said(message)
             except (redis.RedisError, OSError, TimeoutError) as error:
                 log.debug("the Sentinel %s is not heard any more: %s", where, error)
@@ -190,6 +191,12 @@ class Finder:
                 self._heard.discard(where)
                 await client.aclose()
             await asyncio.sleep(AGAIN_SECONDS)
+
+    def _hears(self, where: str) -> None:
+        """From now on nothing is missed; what was said before nobody has heard, so it is looked again."""
+        self._heard.add(where)
+        self._news.set()
+        self._seek_another()
 
     def _said(self, message: dict[str, object]) -> None:
         if message.get("type") != "message":
@@ -211,7 +218,8 @@ class Finder:
         while True:
             self._news.clear()
             address = await self._look()
-            if address is not None and (address != before or monotonic() > self._hoped_until):
+            another = address != before or monotonic() > self._hoped_until
+            if address is not None and another and not self._news.is_set():
                 self._settle(address)
                 return address
             await self._hope()

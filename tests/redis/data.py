@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from resilience.programs import tied
 from resilience.redis.client import Url, ask, commands
@@ -89,7 +91,7 @@ def runs_on(server: TestRedis, data: Path, *, appendonly: bool = False, seconds:
             deadline = time.monotonic() + seconds
             while process.poll() is None and time.monotonic() < deadline:
                 try:
-                    with redis.Redis(port=port, socket_timeout=seconds) as client:
+                    with redis.Redis(port=port, socket_timeout=seconds, retry=Retry(NoBackoff(), 0)) as client:
                         return bool(client.info("keyspace"))
                 except (redis.ConnectionError, redis.BusyLoadingError):
                     time.sleep(0.01)

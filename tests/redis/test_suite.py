@@ -42,7 +42,7 @@ class OfOneServer(RoundTripSuite[LiveRedis]):
 
 
 class TestRedisDirectory(OfOneServer):
-    apply_step = 83
+    apply_step = 29
     appendonly = False
 
     @pytest.fixture
@@ -60,7 +60,7 @@ class TestRedisDirectory(OfOneServer):
 
 
 class TestRedisDirectoryOfAnAppendOnlyServer(TestRedisDirectory):
-    apply_step = 71
+    apply_step = 23
     appendonly = True
 
     @pytest.fixture
@@ -90,7 +90,7 @@ class TestRedisSavedFile(TestRedisDirectory):
 
 
 class TestRedisServer(OfOneServer):
-    apply_step = 131
+    apply_step = 47
 
     @pytest.fixture(autouse=True)
     def other_server(self, every_redis: TestRedis, new_redis: NewRedis) -> None:
@@ -116,7 +116,7 @@ class TestRedisServer(OfOneServer):
 
 
 class TestRedisScratch(OfOneServer):
-    apply_step = 101
+    apply_step = 41
 
     @pytest.fixture
     def every_redis(self, redis7: TestRedis) -> TestRedis:

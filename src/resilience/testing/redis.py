@@ -16,6 +16,8 @@ from pathlib import Path
 
 import redis
 from attrs import define, field
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from resilience.programs import tied
 
@@ -158,8 +160,9 @@ class TestRedis:
             self._process.send_signal(signal.SIGCONT)
 
     def client(self, **more: object) -> redis.Redis:
-        """Return a blocking client for the user `default`; the caller closes it."""
-        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=START_SECONDS, **more)  # type: ignore[arg-type]
+        """Return a blocking client for the user `default`, which repeats nothing; the caller closes it."""
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=START_SECONDS, retry=once, **more)  # type: ignore[arg-type]
 
     def ask(self, *words: str | bytes | int, **more: object) -> object:
         """Run one command and return the answer. Raises redis.RedisError."""

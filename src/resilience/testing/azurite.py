@@ -10,7 +10,6 @@ import signal
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -21,9 +20,7 @@ from pathlib import Path
 
 from attrs import define, field
 
-from resilience.postgres.tools import tied
-
-from .postgres import free_port
+from .machine import end, free_port, serving
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -123,16 +120,8 @@ class Azurite:
             if not self.certificate.exists():
                 make_certificate(self.folder)
             options += ["--cert", str(self.certificate), "--key", str(self.folder / "key.pem"), "--oauth", "basic"]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied([*self.command, *options], None), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Azurite did not start:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.02)
+        command = [*self.command, *options]
+        self._process = serving(command, log=self.log, cwd=self.folder, answers=self._answers, seconds=START_SECONDS)
 
     def stop(self) -> None:
         """Stop it, if it runs, and let it save what it knows."""
@@ -171,10 +160,7 @@ class Azurite:
         return False
 
     def _end(self, number: int) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        self._process.wait()
+        end(self._process, number)
         self._process = None
 
 

@@ -11,16 +11,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrs import define, field
 
-from resilience.postgres.tools import tied
-
-from .postgres import free_port, owned_folder, unprivileged
+from .machine import end, free_port, owned_folder, serving, unprivileged
 
 START_SECONDS = 10.0
 PASSWORD = "console"  # noqa: S105  # of a process that lives for seconds
@@ -120,20 +117,14 @@ class TestPgBouncer:
 
     def start(self) -> None:
         """Start it and wait until it listens. Raises RuntimeError with its log."""
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied([self.command, str(self.config)], unprivileged()),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"PgBouncer did not start:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.01)
+        self._process = serving(
+            [self.command, str(self.config)],
+            log=self.log,
+            cwd=self.folder,
+            answers=self._listens,
+            seconds=START_SECONDS,
+            account=unprivileged(),
+        )
 
     def stop(self) -> None:
         """Stop it at once, if it runs."""
@@ -149,10 +140,7 @@ class TestPgBouncer:
         return False
 
     def _end(self, number: int) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        self._process.wait()
+        end(self._process, number)
         self._process = None
 
 

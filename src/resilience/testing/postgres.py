@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from psycopg import pq
 from resilience.postgres.tools import Tools, tied
 
 from .copies import copied, keep
+from .machine import end, serving
 from .machine import free_port as free_port
 from .machine import owned_folder as owned_folder
 from .machine import unprivileged as unprivileged
@@ -125,17 +125,16 @@ class TestServer:
     def start(self) -> None:
         """Start the server and wait until it accepts connections. Raises RuntimeError with its log."""
         tools = Tools.at(self.bin_dir)
-        command = tied([tools.path("postgres"), "-D", str(self.data)], unprivileged())
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=tools.environment(), cwd="/"
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while pq.PGconn.ping(f"host=127.0.0.1 port={self.port}".encode()) != pq.Ping.OK:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.01)
+        where = f"host=127.0.0.1 port={self.port}".encode()
+        self._process = serving(
+            [tools.path("postgres"), "-D", str(self.data)],
+            log=self.log,
+            cwd="/",
+            answers=lambda: pq.PGconn.ping(where) == pq.Ping.OK,
+            seconds=START_SECONDS,
+            account=unprivileged(),
+            environment=tools.environment(),
+        )
 
     def stop(self) -> None:
         """Stop the server cleanly and quickly, if it runs."""
@@ -177,10 +176,7 @@ class TestServer:
         )
 
     def _signal(self, number: int) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        self._process.wait()
+        end(self._process, number)
         self._process = None
 
 

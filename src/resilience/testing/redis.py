@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,9 +18,7 @@ from attrs import define, field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from resilience.programs import tied
-
-from .machine import free_port, owned_folder, unprivileged
+from .machine import end, free_port, owned_folder, serving, unprivileged
 
 START_SECONDS = 30.0
 
@@ -115,16 +112,14 @@ class TestRedis:
         if not self.config.exists():
             self.configure()
         command = [str(self.binary), str(self.config), *(["--sentinel"] if self.sentinel else [])]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                tied(command, unprivileged()), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            if not self.alive or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"the server did not start:\n{self.log.read_text()[-2000:]}")
-            time.sleep(0.01)
+        self._process = serving(
+            command,
+            log=self.log,
+            cwd=self.folder,
+            answers=self._answers,
+            seconds=START_SECONDS,
+            account=unprivileged(),
+        )
 
     def configure(self) -> None:
         """Write the configuration file anew."""
@@ -204,12 +199,7 @@ class TestRedis:
         return int(self.settings.get("tls-port", self.port)) if self._tls else self.port
 
     def _signal(self, number: int) -> None:
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGCONT)
-            self._process.send_signal(number)
-        self._process.wait(START_SECONDS)
+        end(self._process, number)
         self._process = None
 
 

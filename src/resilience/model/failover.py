@@ -166,7 +166,10 @@ class PromotionOrder(Shown):
 
 @frozen(kw_only=True)
 class Promoted(Shown):
-    """A promotion that happened: who is primary, and where its history left the old one (`forked_at`)."""
+    """A promotion that happened: who is primary, and where its history left the old one (`forked_at`).
+
+    `loss` is what was lost, where that has turned out to be more than was decided on.
+    """
 
     primary: str
     epoch: int
@@ -174,6 +177,7 @@ class Promoted(Shown):
     point: RecoveryPoint
     forked_at: Position | None = None
     at: datetime = field(validator=aware)
+    loss: Loss | None = None
     findings: tuple[Finding, ...] = ()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from resilience.model.failover import FailoverReport, Phase, StepDone
+from resilience.model.failover import FailoverReport, Loss, Phase, StepDone
 from resilience.model.findings import Finding
 
 from .transitions import Execution
@@ -13,7 +13,7 @@ from .transitions import Execution
 
 def reported(execution: Execution, *, now: datetime, checking: float = 0.0) -> FailoverReport:
     """Return the report of an execution that has come to its end; `checking` are seconds that the checks took."""
-    plan, decision = execution.plan, execution.decision
+    plan = execution.plan
     completed = execution.state == "completed"
     return FailoverReport(
         group=plan.group,
@@ -25,7 +25,7 @@ def reported(execution: Execution, *, now: datetime, checking: float = 0.0) -> F
         primary=execution.primary,
         promoted=execution.promoted,
         fences=execution.fences,
-        loss=decision.loss if decision is not None else plan.loss,
+        loss=_loss(execution),
         steps=execution.done,
         phases=tuple(_phases(execution, checking)) if completed else (),
         began_at=execution.began_at,
@@ -37,6 +37,13 @@ def reported(execution: Execution, *, now: datetime, checking: float = 0.0) -> F
         reason=execution.reason,
         findings=tuple(dict.fromkeys([*execution.findings, *_decided(execution), *_left(execution)])),
     )
+
+
+def _loss(execution: Execution) -> Loss:
+    """Return what was lost: as it has turned out, else as it was decided on last."""
+    if execution.promoted is not None and execution.promoted.loss is not None:
+        return execution.promoted.loss
+    return execution.decision.loss if execution.decision is not None else execution.plan.loss
 
 
 def _phases(execution: Execution, checking: float) -> Iterator[tuple[Phase, float]]:

@@ -14,10 +14,9 @@ from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.model.positions import Position
 
-from .failover.electing import HANDED_SECONDS
 from .failover.fence_mark import mark_on
 from .failover.group import position
-from .failover.handing import hand_over, let_write
+from .failover.handing import HANDED_SECONDS, hand_over, let_write
 from .failover.server import LocalRedis
 from .members import RedisMember
 from .promoter import SentinelPromoter

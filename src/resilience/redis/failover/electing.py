@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
 from time import monotonic
 
 from attrs import evolve
@@ -18,39 +19,64 @@ from attrs import evolve
 from resilience.model.errors import FencingUnproven, Interrupted, Refused, ResilienceError, TimedOut, Unavailable
 from resilience.model.failover import PromotionOrder
 from resilience.model.groups import Fence
+from resilience.model.moments import utc_now
 
-from .group import Seen
+from .group import Seen, position
+from .handing import HANDED_SECONDS, hand_over
 from .members import LOOK_AGAIN_SECONDS, Members
 from .sentinels import Council, Opinion
 
 OPERATION = "promote"
-HANDED_SECONDS = 15.0
-"""How long is waited for an election where the master takes no writes meanwhile: not as long as that lasts."""
 AGAIN = ("INPROG", "NOGOODSLAVE")
 """What a Sentinel says that fails over already, and one that knows no replica that would do: yet."""
 
 
-async def elect(members: Members, order: PromotionOrder, *, seconds: float) -> str:
+async def elect(members: Members, order: PromotionOrder, *, seconds: float) -> tuple[str, PromotionOrder]:
     """Have the Sentinels elect a new master unless they have; return its name once it takes writes by its own word.
 
-    Raises Refused if they cannot and nobody was promoted, Interrupted if nobody can tell.
+    The order is returned with the fences as they were renewed. Raises Refused if they cannot and nobody was promoted,
+    Interrupted if nobody can tell.
     """
     gone = {fence.member for fence in order.fences}
     seen, council = await members.look_at_all(operation=OPERATION)
     if name := elected(members, seen, council, gone):
-        return name
+        return name, order
     if not council.elects:
         text = f"{len(council.answering)} of {council.size} Sentinels answer: they cannot elect anybody"
         raise Refused(text, operation=OPERATION, subject=members.primary, hint="plan again, and promote by hand")
     for each in seen:
         if each.look is not None:
             await members.stamp(each.name, each.look, epoch=order.epoch, operation=OPERATION)
-    await _refuse_behind(seen, order)
     if order.candidate is not None:
         await steer(members, order.candidate, seconds=seconds)
+    order = evolve(order, fences=tuple([await _renewed(members, fence) for fence in order.fences]))
+    seen, council = await members.look_at_all(operation=OPERATION)
+    if name := elected(members, seen, council, gone):
+        return name, order
+    await _refuse_behind(seen, order)
     if any(fence.end is not None for fence in order.fences):
         seconds = min(seconds, HANDED_SECONDS)
-    return await _ask_and_wait(members, gone, seconds)
+    return await _ask_and_wait(members, gone, seconds), order
+
+
+async def _renewed(members: Members, fence: Fence) -> Fence:
+    """Have a master that was handed over be so from now on once more: a pause ends by itself, and nobody notices.
+
+    What it has acknowledged since, its replicas have then. One that does not answer is taken at its word for as long as
+    it cannot have taken it back. Raises FencingUnproven.
+    """
+    look = members.seen[fence.member].look
+    if fence.kind != "delegated" or fence.end is None or (look is not None and not look.master):
+        return fence
+    if look is None and utc_now() < fence.at + timedelta(seconds=HANDED_SECONDS):
+        return fence
+    try:
+        look = await hand_over(members.members, fence.member, seconds=2 * HANDED_SECONDS)
+    except ResilienceError as error:
+        text = f"nobody can tell what it has acknowledged since it was handed over: {error.what}"
+        hint = "once it does not answer it is a failover"
+        raise FencingUnproven(text, operation=OPERATION, subject=fence.member, hint=hint) from error
+    return evolve(fence, at=utc_now(), end=position(look.replid, look.offset))
 
 
 def elected(members: Members, seen: Sequence[Seen], council: Council, gone: set[str]) -> str:

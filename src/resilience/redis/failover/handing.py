@@ -15,6 +15,8 @@ from .links import Link, refused
 from .looking import COMMANDS, Look, parsed
 
 OPERATION = "fence"
+HANDED_SECONDS = 15.0
+"""How long a master that was handed over takes no writes at least: half of the shortest pause."""
 LOOK_AGAIN_SECONDS = 0.003
 ANSWER_SECONDS = 2.0
 

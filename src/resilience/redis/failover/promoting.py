@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from datetime import datetime, timedelta
 
 from resilience.model.errors import Interrupted, Refused, ResilienceError, TimedOut, Unavailable
-from resilience.model.failover import Promoted, PromotionOrder
+from resilience.model.failover import Loss, Promoted, PromotionOrder
 from resilience.model.findings import Finding
+from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.model.positions import RecoveryPoint
 
 from .correcting import correct, guard
 from .electing import elect, readmit, recheck
 from .group import position
+from .handing import HANDED_SECONDS
 from .looking import Look
 from .members import Members
 
@@ -30,7 +33,7 @@ async def promote(members: Members, order: PromotionOrder, *, seconds: float) ->
     await recheck(members, order.fences, seconds=FENCE_SECONDS)
     _, council = await members.look_at_all(operation=OPERATION)
     if order.candidate is None or council.elects:
-        name = await elect(members, order, seconds=seconds)
+        name, order = await elect(members, order, seconds=seconds)
         if order.candidate is not None:
             await readmit(members)
         return await _promoted(members, name, order)
@@ -92,20 +95,31 @@ async def _promoted(members: Members, name: str, order: PromotionOrder) -> Promo
         point=RecoveryPoint(position=position(look.replid, look.offset), time=look.now),
         forked_at=position(look.parent, look.forked_at) if look.parent else None,
         at=at,
-        findings=_unasked(name, order, look),
+        loss=next((loss for fence in order.fences if (loss := _lost(name, fence, look, at)) is not None), None),
+        findings=_unasked(name, order),
     )
 
 
-def _unasked(name: str, order: PromotionOrder, look: Look) -> tuple[Finding, ...]:
-    behind = [
-        f"{fence.member} had {fence.end}, and {name} left at {look.forked_at}"
-        for fence in order.fences
-        if fence.end is not None and look.parent == fence.end.branch and look.forked_at < fence.end.offset
-    ]
-    found = [
-        Finding(severity="warning", subject=name, text=f"it lacks what was handed over: {each}") for each in behind
-    ]
-    if order.candidate not in (None, name):
-        text = f"the Sentinels have elected it; {order.candidate} was asked for"
-        found.append(Finding(severity="warning", subject=name, text=text, hint="a switchover gives the role away"))
-    return tuple(found)
+def _lost(name: str, fence: Fence, look: Look, at: datetime) -> Loss | None:
+    """Return what is lost although a master was handed over; None if that is nothing."""
+    if fence.end is None:
+        return None
+    if look.parent == fence.end.branch and look.forked_at < fence.end.offset:
+        text = f"{name} lacks what was handed over: {fence.member} had {fence.end}, and it left at {look.forked_at}"
+        return Loss(kind="unknown", missing=fence.end.offset - look.forked_at, evidence=(text,))
+    if fence.kind != "delegated":
+        return None
+    if fence.end.branch == look.replid:
+        text = f"{fence.member} was a replica of {name} already: nobody knows what it had acknowledged before"
+        return Loss(kind="unknown", evidence=(text,))
+    if at > fence.at + timedelta(seconds=HANDED_SECONDS):
+        text = f"{name} was the master only then: {fence.member} may have taken writes again by itself"
+        return Loss(kind="bounded", since=fence.at, evidence=(text,))
+    return None
+
+
+def _unasked(name: str, order: PromotionOrder) -> tuple[Finding, ...]:
+    if order.candidate in (None, name):
+        return ()
+    text = f"the Sentinels have elected it; {order.candidate} was asked for"
+    return (Finding(severity="warning", subject=name, text=text, hint="a switchover gives the role away"),)

@@ -168,10 +168,12 @@ async def test_a_rewrite_may_run_and_end_while_it_is_read(server: TestRedis, arc
     rewrite(server)
     slowly(server, 5_000)
     server.ask("SET", "before", "the rewrite")
-    server.ask("BGREWRITEAOF")
     server.ask("SET", "during", "the rewrite")
     before = await contents(server.url)
     plan = plan_backup(await target(server).survey(), id="20260101T000000.000Z-aaaaaa", now=utc_now())
+    server.ask("DEL", "during")
+    server.ask("BGREWRITEAOF")
+    server.ask("SET", "during", "the rewrite")
     async with target(server).capture(plan) as capture, archive.draft(plan) as draft:
         assert len(files(server)) == 4, "the base, two increments, the manifest: the rewrite runs"
         slowly(server, 0)

@@ -124,6 +124,27 @@ class Stage:
         )
         return cls(world, switch, fencer, store, group)
 
+    @classmethod
+    async def struck(cls) -> tuple[Stage, FailoverPlan]:
+        """Set a group of a, b and c up, kill its primary a, and plan a failover."""
+        stage = await cls.of("a", "b", "c")
+        stage.world.kill("a")
+        return stage, await stage.plan()
+
+    def failing(self, at: str, error: Exception) -> None:
+        """Have everything fail whose point in the story says `at`."""
+
+        async def fail(point: str) -> None:
+            if at in point:
+                raise error
+
+        self.world.watch = fail
+
+    def healed(self) -> Stage:
+        """Have the journal answer again."""
+        self.store.gone, self.store.gone_at = False, -1
+        return self
+
     def fate(self, at: int = -1) -> Fate:
         """Have the operator die at a point; at none without a number."""
         fate = Fate(at)

@@ -7,25 +7,19 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from attrs import define, evolve
+from attrs import define
 
 from resilience.model.errors import (
     FencedOff,
     FencingUnproven,
     Interrupted,
     JournalConflict,
-    LossTooGreat,
-    NotConfirmed,
     Refused,
     RouteMoved,
-    StalePlan,
     TimedOut,
     Unreachable,
 )
-from resilience.model.failover import FailoverPlan
-from resilience.model.findings import Finding, Severity
 from resilience.operations.failback import failback
-from resilience.operations.failover import failover
 from resilience.operations.resume import resume
 from resilience.operations.switchover import switchover
 
@@ -103,12 +97,7 @@ async def test_whatever_fails_before_or_after_an_effect_it_is_finished_undone_or
 
 async def test_a_switchover_that_is_stopped_after_the_fence_leaves_everything_as_it_was() -> None:
     stage = await Stage.of("a", "b", "c")
-
-    async def refuses(point: str) -> None:
-        if point == "before promote b":
-            raise FencingUnproven("a takes writes again", operation="promote", subject="a")
-
-    stage.world.watch = refuses
+    stage.failing("before promote b", FencingUnproven("a takes writes again", operation="promote", subject="a"))
     report = await switchover(stage.group, to="b", clock=stage.world.clock)
     assert report.ending == "stopped" and "a takes writes again" in report.why
     stage.assert_as_before()
@@ -131,7 +120,7 @@ async def test_the_journal_that_goes_away_in_the_middle_stops_it_before_the_next
         return
     assert "the journal cannot be written" in said and "resume() looks again" in said
     done = len(stage.world.effects)
-    found = (await _healed(stage).execution()) if stage.store.gone else None
+    found = (await stage.healed().execution()) if stage.store.gone else None
     assert found is not None
     if found.only_held:
         assert not stage.switch.held, "clients that only waited were let go"
@@ -151,121 +140,9 @@ async def test_a_record_whose_answer_was_lost_is_found_again_by_its_nonce(at: in
     assert [each.number for each in await stage.journal.last()] == list(range(1, 12))
 
 
-async def test_without_its_journal_nothing_is_begun() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
-    stage.store.gone = True
-    with pytest.raises(Unreachable):
-        await stage.fail_over(plan)
-    _healed(stage).store.gone_at = 1
-    stage.store.puts = 0
-    with pytest.raises(Unreachable):
-        await stage.fail_over(plan)
-    assert stage.world.effects == []
-    stage.assert_as_before()
-
-
-async def test_the_words_have_to_be_those_of_this_plan() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan, other = await stage.plan(), evolve(await stage.plan(), id="another")
-    for words in ("", "FAIL OVER", other.confirmation, plan.confirmation.lower() + "x"):
-        with pytest.raises(NotConfirmed):
-            await failover(stage.group, plan, confirm=words)
-    assert stage.world.effects == [] and await stage.journal.last() == ()
-    assert (await failover(stage.group, plan, confirm=f" {plan.confirmation}\n", clock=stage.world.clock)).promoted
-
-
-async def test_a_plan_of_another_group_is_a_mistake() -> None:
-    stage = await Stage.of("a", "b", "c")
-    plan = evolve(await stage.plan("switchover"), group="payments")
-    with pytest.raises(ValueError, match="the plan is for payments"):
-        await stage.fail_over(plan)
-
-
-async def test_what_the_plan_rests_on_has_moved() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
-    stage.world.revive("a")
-    with pytest.raises(StalePlan, match="a is a primary now"):
-        await stage.fail_over(plan)
-    stage.world.kill("a")
-    stage.world.now += timedelta(hours=1)
-    with pytest.raises(StalePlan, match="it expired at"):
-        await stage.fail_over(plan)
-    plan = await stage.plan()
-    stage.switch.version += 1
-    with pytest.raises(StalePlan, match="pool was changed by somebody"):
-        await stage.fail_over(plan)
-    assert stage.world.effects == []
-
-
-async def test_a_plan_is_good_for_one_failover_only() -> None:
-    stage = await Stage.of("a", "b", "c")
-    plan = await stage.plan("switchover", "b")
-    await stage.fail_over(plan)
-    with pytest.raises(StalePlan, match="somebody has acted on the group since"):
-        await stage.fail_over(plan)
-
-
-async def test_a_fence_that_cannot_be_proven_refuses_and_all_is_as_before() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
-    stage.fencer.beyond.add("a")
-    report = await stage.fail_over(plan)
-    assert report.ending == "stopped" and "its machine does not answer" in report.why
-    stage.assert_as_before()
-
-
-async def test_unless_somebody_accepts_it_by_name_which_is_written_down() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan(max_loss=timedelta(days=1))
-    stage.fencer.beyond.add("a")
-    report = await stage.fail_over(plan, accept_split_brain=True)
-    assert report.ending == "completed"
-    (fence,) = report.fences
-    assert fence.kind == "waived" and "accepted by anna though" in fence.evidence
-    assert "accepts split brain" in await stage.story() and "waived: accepted by anna" in await stage.story()
-
-
-async def test_a_member_that_nobody_can_fence_is_refused_before_anything_is_touched() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    stage.fencer.members = ("b", "c")
-    plan = await stage.plan()
-    with pytest.raises(FencingUnproven, match="nobody can fence a"):
-        await stage.fail_over(plan)
-    assert stage.world.effects == []
-
-
-async def test_a_loss_that_the_policy_does_not_allow_is_refused_unless_accepted_by_name() -> None:
-    stage = await Stage.of("a", "b", "c", needed=0)
-    stage.world.servers["b"].lagging = stage.world.servers["c"].lagging = True
-    assert stage.world.write("a", "nobody else has it")
-    stage.world.kill("a")
-    plan = await stage.plan()
-    with pytest.raises(LossTooGreat):
-        await stage.fail_over(plan)
-    assert stage.world.effects == []
-    report = await stage.fail_over(plan, accept_data_loss=True)
-    assert report.ending == "completed" and report.loss.kind != "nothing"
-    assert stage.world.lost("b") == ["nobody else has it"]
-
-
 async def test_a_pool_that_cannot_be_held_does_not_keep_a_dead_primary() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
-
-    async def refuses(point: str) -> None:
-        if point == "before hold pool":
-            raise Unreachable("its console does not answer", operation="hold", subject="pool")
-
-    stage.world.watch = refuses
+    stage, plan = await Stage.struck()
+    stage.failing("before hold pool", Unreachable("its console does not answer", operation="hold", subject="pool"))
     report = await stage.fail_over(plan)
     assert report.ending == "completed"
     assert [each.text for each in report.findings if each.subject == "pool"] == [
@@ -276,26 +153,14 @@ async def test_a_pool_that_cannot_be_held_does_not_keep_a_dead_primary() -> None
 
 async def test_but_a_switchover_without_it_would_fail_transactions_and_is_stopped() -> None:
     stage = await Stage.of("a", "b", "c")
-
-    async def refuses(point: str) -> None:
-        if point == "before hold pool":
-            raise Unreachable("its console does not answer", operation="hold", subject="pool")
-
-    stage.world.watch = refuses
+    stage.failing("before hold pool", Unreachable("its console does not answer", operation="hold", subject="pool"))
     assert (await switchover(stage.group, to="b", clock=stage.world.clock)).ending == "stopped"
     stage.assert_as_before()
 
 
 async def test_a_route_that_is_gone_is_given_up_by_name() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
-
-    async def gone(point: str) -> None:
-        if point.startswith("before switch pool"):
-            raise Unreachable("no route to host", operation="switch", subject="pool")
-
-    stage.world.watch = gone
+    stage, plan = await Stage.struck()
+    stage.failing("before switch pool", Unreachable("no route to host", operation="switch", subject="pool"))
     with pytest.raises(Interrupted, match="there is a new primary, and not all clients were led to it"):
         await stage.fail_over(plan)
     with pytest.raises(Interrupted):
@@ -306,9 +171,7 @@ async def test_a_route_that_is_gone_is_given_up_by_name() -> None:
 
 
 async def test_somebody_who_led_the_route_elsewhere_meanwhile_is_not_overruled() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
 
     async def meddles(point: str) -> None:
         if point == "after promote b":
@@ -324,9 +187,7 @@ async def test_somebody_who_led_the_route_elsewhere_meanwhile_is_not_overruled()
 
 
 async def test_a_second_member_that_takes_writes_stops_it() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
 
     async def another(point: str) -> None:
         if point == "before settle":
@@ -339,9 +200,7 @@ async def test_a_second_member_that_takes_writes_stops_it() -> None:
 
 
 async def test_a_standby_that_dies_during_the_promotion_is_a_finding() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
 
     async def dies(point: str) -> None:
         if point == "before promote b":
@@ -357,9 +216,7 @@ async def test_a_standby_that_dies_during_the_promotion_is_a_finding() -> None:
 
 
 async def test_a_write_that_hangs_after_the_promotion_is_told_and_can_be_resumed() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
 
     async def dies(point: str) -> None:
         if point == "before promote b":
@@ -392,40 +249,6 @@ async def test_a_new_primary_that_fails_in_its_turn_is_failed_over_by_a_new_plan
     assert stage.world.writers() == ("c",) and stage.world.two_writers == []
 
 
-@define
-class Line:
-    """One line of a checklist."""
-
-    name: str
-    severity: Severity = "note"
-    broken: bool = False
-    system: str = "simulated"
-
-    async def look(self, plan: FailoverPlan) -> tuple[Finding, ...]:
-        await asyncio.sleep(0)
-        if self.broken:
-            raise Unreachable("no route to host", operation="ask", subject=self.name)
-        return (Finding(severity=self.severity, subject=self.name, text=f"{plan.kind} of {plan.group}"),)
-
-
-@pytest.mark.parametrize("line", [Line("approval", "blocker"), Line("approval", broken=True)])
-async def test_a_line_of_the_checklist_that_is_not_ticked_off_refuses(line: Line) -> None:
-    stage = await Stage.of("a", "b", "c", before=(Line("backup"), line))
-    stage.world.kill("a")
-    plan = await stage.plan()
-    with pytest.raises(Refused, match="approval"):
-        await stage.fail_over(plan)
-    assert stage.world.effects == []
-
-
-async def test_what_the_checklist_afterwards_finds_stands_in_the_report() -> None:
-    stage = await Stage.of("a", "b", "c", after=(Line("writable"), Line("alerts", broken=True)))
-    stage.world.kill("a")
-    report = await stage.fail_over(await stage.plan())
-    assert [(each.severity, each.subject) for each in report.findings] == [("note", "writable"), ("warning", "alerts")]
-    assert (await stage.journal.last())[-1].report == report
-
-
 async def test_a_failback_brings_the_old_primary_back_and_gives_it_its_role() -> None:
     stage = await Stage.of("a", "b", "c")
     stage.world.kill("a")
@@ -456,9 +279,7 @@ async def test_a_failback_never_takes_a_heavier_way_than_was_confirmed() -> None
 
 
 async def test_who_is_overtaken_in_the_middle_of_a_step_stops() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
 
     async def overtaken(point: str) -> None:
         if point == "before settle":
@@ -474,9 +295,7 @@ async def test_who_is_overtaken_in_the_middle_of_a_step_stops() -> None:
 async def test_who_stood_still_after_his_record_looks_whose_turn_it_is_before_he_acts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-    plan = await stage.plan()
+    stage, plan = await Stage.struck()
     finished: list[str] = []
 
     async def overtaken(point: str) -> None:
@@ -491,37 +310,3 @@ async def test_who_stood_still_after_his_record_looks_whose_turn_it_is_before_he
         await stage.fail_over(plan)
     assert stage.world.effects == finished
     stage.assert_failed_over("b")
-
-
-def _healed(stage: Stage) -> Stage:
-    stage.store.gone, stage.store.gone_at = False, -1
-    return stage
-
-
-async def test_a_route_that_failed_with_the_primary_keeps_nobody_from_failing_over() -> None:
-    stage = await Stage.of("a", "b", "c")
-    stage.world.kill("a")
-
-    async def gone(point: str) -> None:
-        if "pool" in point:
-            raise Unreachable("no route to host", operation="connect", subject="pool")
-
-    stage.world.watch = gone
-    plan = await stage.plan()
-    assert not plan.blockers and not [step for step in plan.steps if step.subject == "pool"]
-    report = await stage.fail_over(plan)
-    assert report.ending == "completed" and stage.world.writers() == ("b",)
-    assert any(each.subject == "pool" and "lead it by hand" in each.hint for each in report.findings)
-
-
-async def test_but_nobody_switches_over_without_it() -> None:
-    stage = await Stage.of("a", "b", "c")
-
-    async def gone(point: str) -> None:
-        if "pool" in point:
-            raise Unreachable("no route to host", operation="connect", subject="pool")
-
-    stage.world.watch = gone
-    with pytest.raises(Refused, match="pool: nobody could look at it"):
-        await switchover(stage.group, to="b", clock=stage.world.clock)
-    assert stage.world.effects == []

@@ -11,19 +11,23 @@ from attrs import define, field
 from resilience.concurrency import stop_tasks
 from resilience.testing.redis import TestRedis
 
+ARRIVES_SECONDS = 0.05
+
 
 @define
 class Middle:
     """Forwards connections to a server.
 
     `cut_after` and `spoil_at` count the bytes that a connection got from the server; `answers` are given in the
-    server's place to commands that hold such a word. `sent` is how many bytes the server has sent in all.
+    server's place to commands that hold such a word. Those that hold `cut_at` arrive, and are never answered: all
+    connections break. `sent` is how many bytes the server has sent in all.
     """
 
     server: TestRedis
     cut_after: int | None = None
     spoil_at: int | None = None
     answers: Mapping[bytes, bytes] = field(factory=dict)
+    cut_at: bytes = b""
     port: int = 0
     sent: int = 0
     muted: bool = False
@@ -69,17 +73,24 @@ class Middle:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
                 answer = next((answer for word, answer in self.answers.items() if word in data), None)
+                if self.cut_at and self.cut_at in data:
+                    self.muted = True
                 if answer is None:
                     to.write(data)
                     await to.drain()
                 else:
                     back.write(answer)
+                if self.muted:
+                    await asyncio.sleep(ARRIVES_SECONDS)
+                    self.cut()
         to.close()
 
     async def _answer(self, reader: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         count = 0
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                if self.muted:
+                    continue
                 self.sent += len(data)
                 at = None if self.spoil_at is None else self.spoil_at - count
                 if at is not None and 0 <= at < len(data):
@@ -101,9 +112,10 @@ async def middle(
     cut_after: int | None = None,
     spoil_at: int | None = None,
     answers: Mapping[bytes, bytes] | None = None,
+    cut_at: bytes = b"",
 ) -> AsyncIterator[Middle]:
     """Run a proxy before a server; all its connections are broken on leaving."""
-    proxy = Middle(server, cut_after, spoil_at, answers or {})
+    proxy = Middle(server, cut_after, spoil_at, answers or {}, cut_at)
     listening = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     proxy.port = listening.sockets[0].getsockname()[1]
     try:

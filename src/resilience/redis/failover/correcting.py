@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 from time import monotonic
 
-from resilience.model.errors import Refused, ResilienceError, TimedOut
+from resilience.model.errors import Interrupted, Refused, ResilienceError, TimedOut
 
 from .electing import electable, exclude, readmit
 from .members import LOOK_AGAIN_SECONDS, Members
-from .sentinels import Council, Opinion
+from .sentinels import FORCED_SECONDS, Council, Opinion
 
 
 async def guard(members: Members, primary: str) -> None:
@@ -37,7 +37,7 @@ async def correct(members: Members, primary: str, *, seconds: float, operation: 
     agreed on another that takes writes; TimedOut if one still names another after `seconds`.
     """
     deadline = monotonic() + seconds
-    told = False
+    told, wait_until = False, 0.0
     while True:
         _, council = await members.look_at_all(operation=operation)
         _refuse_rival(members, primary, council)
@@ -51,8 +51,9 @@ async def correct(members: Members, primary: str, *, seconds: float, operation: 
             return "they learn it from each other"
         if not by_themselves and not told:
             await guard(members, primary)
-        if not by_themselves and (council.calm or not council.elects):
-            told = await _told(members, primary, wrong, operation) or told
+        due = not by_themselves and (council.calm or not council.elects) and monotonic() > wait_until
+        if due and await _told(members, primary, wrong, operation):
+            told, wait_until = True, monotonic() + FORCED_SECONDS
         if monotonic() > deadline:
             names = ", ".join(each.sentinel for each in wrong)
             text = f"Sentinels still name another than {primary}: {names}"
@@ -79,6 +80,8 @@ async def _told(members: Members, primary: str, wrong: list[Opinion], operation:
         link = next(each for each in members.sentinels.links if each.url.where == opinion.sentinel)
         try:
             await members.sentinels.tell(link, "FAILOVER", members.sentinels.watched, operation=operation)
+        except Interrupted:
+            return True  # it may have begun: another one would take the same epoch
         except ResilienceError:
             continue
         return True

@@ -16,7 +16,7 @@ from time import monotonic
 
 from attrs import evolve
 
-from resilience.model.errors import FencingUnproven, Interrupted, Refused, ResilienceError, TimedOut, Unavailable
+from resilience.model.errors import FencingUnproven, Interrupted, Refused, ResilienceError, Unavailable
 from resilience.model.failover import PromotionOrder
 from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
@@ -193,8 +193,8 @@ async def _ask(members: Members) -> tuple[bool, str]:
             continue
         try:
             await members.sentinels.tell(link, "FAILOVER", members.sentinels.watched, operation=OPERATION)
-        except TimedOut as error:
-            return True, error.what  # it may have begun
+        except Interrupted as error:
+            return True, error.what  # another one would take the same epoch
         except Unavailable as error:
             said = error.what
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -11,6 +12,7 @@ from attrs import define, field
 from redis import asyncio as aioredis
 
 from resilience.concurrency import finish, stop_tasks
+from resilience.model.errors import Interrupted, TimedOut, Unreachable
 from resilience.redis.client import Url, ask, connect, mapped
 
 
@@ -26,6 +28,22 @@ class Link:
         with mapped(self.url.where, operation):
             async with asyncio.timeout(seconds):
                 return await ask(self._connected(seconds), *words)
+
+    async def tell(self, *words: str | bytes | int, seconds: float, operation: str) -> Any:  # noqa: ANN401
+        """Run one command that changes something. Raises Interrupted if it was sent, and no answer came.
+
+        Whatever else is raised says that it was not run: there was no connection, or the server refused it.
+        """
+        with mapped(self.url.where, operation):
+            async with asyncio.timeout(seconds):
+                with suppress(redis.ResponseError):  # it answers, whatever it allows
+                    await ask(self._connected(seconds), "PING")  # a connection may have ended unnoticed
+        try:
+            return await self.ask(*words, seconds=seconds, operation=operation)
+        except (Unreachable, TimedOut) as error:
+            text = f"it may have done what it was told: {error.what}"
+            hint = "look at it again before anybody else is told"
+            raise Interrupted(text, operation=operation, subject=self.url.where, hint=hint) from error
 
     async def several(
         self, commands: Sequence[Sequence[str | bytes | int]], *, seconds: float, operation: str, atomic: bool = False

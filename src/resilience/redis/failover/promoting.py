@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from resilience.model.errors import Interrupted, Refused, ResilienceError, TimedOut, Unavailable
+from resilience.model.errors import Interrupted, Refused, ResilienceError, Unavailable
 from resilience.model.failover import Loss, Promoted, PromotionOrder
 from resilience.model.findings import Finding
 from resilience.model.groups import Fence
@@ -69,11 +69,7 @@ async def _by_hand(members: Members, name: str, order: PromotionOrder) -> None:
     if look.master:
         return
     await guard(members, name)
-    try:
-        await members.run(name, ("REPLICAOF", "NO", "ONE"), operation=OPERATION)
-    except TimedOut as error:
-        text = f"it was told to become the master, and {error.what}"
-        raise Interrupted(text, operation=OPERATION, subject=name, hint="resume looks again") from error
+    await members.links[name].tell("REPLICAOF", "NO", "ONE", seconds=members.seconds, operation=OPERATION)
     await members.keep(name, operation=OPERATION)
 
 

@@ -188,8 +188,8 @@ class Sentinels:
                 return
 
     async def tell(self, link: Link, *words: str | int, operation: str) -> Any:  # noqa: ANN401
-        """Run one SENTINEL command. Raises Unavailable or Refused."""
-        return await link.ask("SENTINEL", *words, seconds=self.seconds, operation=operation)
+        """Run one SENTINEL command that changes something; see `Link.tell` for what it raises."""
+        return await link.tell("SENTINEL", *words, seconds=self.seconds, operation=operation)
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
 
 from resilience import Archive, backup
-from resilience.model.errors import Conflict, Corrupt, Refused, Unavailable
+from resilience.model.errors import Conflict, Corrupt, Refused, TimedOut, Unavailable
 from resilience.redis import RedisTarget
+from resilience.redis.client import Url
+from resilience.redis.saving import SavedRdb
 from resilience.stores import MemoryStore
 from resilience.testing.redis import TestRedis
 
 from .conftest import NewRedis
 from .data import fill
+from .middle import middle
 from .test_target import comes_back, no_more_processes
 
 
@@ -57,6 +61,37 @@ async def test_yesterdays_file_is_never_taken_for_todays(redis7: TestRedis, arch
     with pytest.raises(Unavailable, match="cannot begin to save"):
         await backup(target(redis7), archive)
     assert [manifest async for manifest in archive.manifests("cache")] == []
+
+
+async def test_a_copy_of_todays_file_under_another_name_is_not_taken(redis7: TestRedis, archive: Archive) -> None:
+    fill(redis7)
+    redis7.ask("ACL", "SETUSER", "backup", "on", ">secret", "+info", "+bgsave")  # no +time
+    url = f"redis://backup:secret@127.0.0.1:{redis7.port}"
+    redis7.ask("SAVE")
+    shutil.copy(redis7.folder / "dump.rdb", redis7.folder / "copy.rdb")
+    with pytest.raises(Conflict, match="not what it has saved"):
+        await backup(RedisTarget("cache", url=url, file=redis7.folder / "copy.rdb"), archive)
+    manifest = (await backup(RedisTarget("cache", url=url, file=redis7.folder / "dump.rdb"), archive)).manifest
+    assert manifest.recovery_point.time is not None
+
+
+async def test_without_a_clock_nothing_is_taken(redis7: TestRedis, archive: Archive) -> None:
+    redis7.ask("ACL", "SETUSER", "backup", "on", ">secret", "+info", "+bgsave")
+    said = redis7.ask("INFO", "everything")
+    assert isinstance(said, dict)
+    old = "".join(f"{name}:{said[name]}\r\n" for name in ("redis_version", "redis_mode", "role")).encode()  # 6.0
+    async with middle(redis7, answers={b"INFO": b"$%d\r\n%b\r\n" % (len(old), old)}) as proxy:
+        target = RedisTarget("cache", url=proxy.url.replace("//", "//backup:secret@"), file=redis7.folder / "dump.rdb")
+        with pytest.raises(Refused, match=r"tell a new save from an old one.*\+time"):
+            await backup(target, archive)
+
+
+async def test_a_save_that_gets_no_further_is_not_waited_for(new_redis: NewRedis) -> None:
+    server = new_redis(rdb_key_save_delay="1000000")
+    server.fill(20)
+    server.ask("BGSAVE")
+    with pytest.raises(TimedOut, match=r"no further for 0.2 s"):
+        await SavedRdb(Url.parse(server.url), server.folder / "dump.rdb", patience=0.2).save()
 
 
 async def test_a_save_that_fails_is_no_backup(redis7: TestRedis, archive: Archive) -> None:

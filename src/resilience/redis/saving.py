@@ -1,8 +1,8 @@
 """An RDB that the server saves to its own disk, read from there: where its folder can be reached and replication not.
 
 Nothing but a save that began after we asked for it, and succeeded, is taken: the server counts its successful saves
-(from Redis 7 on; before that the second of the last one has to be a later one), and the file itself says when and by
-whom it was begun.
+(from Redis 7 on; before that the second of the last one has to be a later one), the file has taken the place of the one
+that was there, and itself says when and by whom it was begun.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from attrs import define, field
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from resilience.model.errors import Conflict, Refused, StorageFailed, Unavailable
+from resilience.concurrency import in_thread
+from resilience.model.errors import Conflict, Refused, StorageFailed, TimedOut, Unavailable
 from resilience.model.positions import Position
 
 from .client import Url, ask, commands
@@ -26,6 +27,9 @@ from .survey import Info, ask_info
 
 CHUNK = 4 << 20
 _LOOK_SECONDS = 0.05
+PATIENCE_SECONDS = 3600.0
+"""How long a server's child may get no further; as long as a save may take in all where nothing says how far it is."""
+_PROGRESS = ("current_save_keys_processed", "rdb_saves", "rdb_last_save_time")
 _FORK = "its log says why; where memory is short, set vm.overcommit_memory = 1 on the host"
 _HINT = "name the file that the server writes: CONFIG GET dir, CONFIG GET dbfilename"
 
@@ -36,21 +40,30 @@ class SavedRdb:
 
     url: Url
     path: Path
+    patience: float = field(default=PATIENCE_SECONDS, kw_only=True)
     position: Position | None = field(default=None, init=False)
     taken: datetime | None = field(default=None, init=False)
     size: int | None = field(default=None, init=False)
     header: Header | None = field(default=None, init=False)
     checked: bool = field(default=False, init=False)
+    master: bool = field(default=True, init=False)
     _asked: datetime | None = field(default=None, init=False)
     _info: Info | None = field(default=None, init=False)
+    _replaced: tuple[int, ...] = field(default=(), init=False)
     _file: int | None = field(default=None, init=False)
     _stopped: bool = field(default=False, init=False)
 
     async def save(self) -> None:
-        """Have the server save, and wait for it. Raises Unavailable if that fails; cancelled, it goes on saving."""
+        """Have the server save, and wait for it; cancelled, it goes on saving.
+
+        Raises Refused if it does not tell the time, Unavailable if the save fails, TimedOut if it gets no further.
+        """
         async with commands(self.url, operation="backup") as client:
             self._info = before = await self._quiet(client)
-            self._asked = self.taken = await _time(client)
+            self._asked = before.time or await _time(client)
+            self.master = before.master
+            self.taken = self._asked if self.master else None
+            self._replaced = await in_thread(_identity, self.path)
             await self._begin(client)
             after = await self._quiet(client)
         if after.text("rdb_last_bgsave_status") != "ok" or not _newer(before, after):
@@ -66,9 +79,10 @@ class SavedRdb:
             text = f"what it saved cannot be read: {error.strerror}: {self.path}"
             raise Refused(text, operation="backup", subject=self.url.where, hint=_HINT) from error
         self.size = os.fstat(self._file).st_size
+        replaced = _identity(self._file) != self._replaced
         self.header = read_header(os.pread(self._file, HEAD, 0))
         self.position = self.header.position or self._position()
-        if not self._ours(self.header):
+        if not replaced or not self._ours(self.header):
             text = f"{self.path} is not what it has saved just now"
             raise Conflict(text, operation="backup", subject=self.url.where, hint=_HINT)
 
@@ -99,8 +113,7 @@ class SavedRdb:
 
     def _ours(self, header: Header) -> bool:
         """Tell whether a file was begun after we had asked, by the server that we asked."""
-        asked = self._asked.replace(microsecond=0) if self._asked is not None else None
-        if asked is not None and (header.forked is None or header.forked < asked):
+        if self._asked is None or header.forked is None or header.forked < self._asked.replace(microsecond=0):
             return False
         there = self._position()
         branch = header.position.branch if header.position is not None else there.branch
@@ -114,14 +127,14 @@ class SavedRdb:
 
     async def _quiet(self, client: Redis) -> Info:
         """Wait until nothing is being saved."""
-        while True:
-            info = await ask_info(client, "everything")
-            if not info.number("rdb_bgsave_in_progress"):
-                return info
-            await asyncio.sleep(_LOOK_SECONDS)
+        waiting = _Waiting(self.url, self.patience)
+        while (info := await ask_info(client, "everything")).number("rdb_bgsave_in_progress"):
+            await waiting.go_on(info)
+        return info
 
     async def _begin(self, client: Redis) -> None:
         """Begin a save, when no other child is at work any more. Raises Unavailable if there can be none."""
+        waiting = _Waiting(self.url, self.patience)
         while True:
             try:
                 await ask(client, "BGSAVE")
@@ -132,9 +145,38 @@ class SavedRdb:
                     raise Unavailable(text, operation="backup", subject=self.url.where, hint=_FORK) from error
                 if "in progress" not in said and "child" not in said:
                     raise
-                await asyncio.sleep(_LOOK_SECONDS)
+                await waiting.go_on(await ask_info(client, "everything"))
             else:
                 return
+
+
+@define
+class _Waiting:
+    """Waits for a server's child for as long as it gets on."""
+
+    url: Url
+    patience: float
+    _seen: str = field(default="", init=False)
+    _moved: float = field(default=0.0, init=False)
+
+    async def go_on(self, info: Info) -> None:
+        """Wait a moment. Raises TimedOut if the child has got no further for too long."""
+        now, progress = asyncio.get_running_loop().time(), " ".join(info.text(name) for name in _PROGRESS)
+        if not self._moved or progress != self._seen:
+            self._moved, self._seen = now, progress
+        if now - self._moved > self.patience:
+            text = f"its child has got no further for {self.patience:g} s"
+            raise TimedOut(text, operation="backup", subject=self.url.where, hint="look at its disk, and at its log")
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _identity(file: Path | int) -> tuple[int, ...]:
+    """Return what no two files share of which one has taken the other's place; nothing if there is none."""
+    try:
+        found = file.stat() if isinstance(file, Path) else os.fstat(file)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _newer(before: Info, after: Info) -> bool:
@@ -143,10 +185,11 @@ def _newer(before: Info, after: Info) -> bool:
     return after.number("rdb_last_save_time") > before.number("rdb_last_save_time")
 
 
-async def _time(client: Redis) -> datetime | None:
-    """Ask the server's clock; None if we may not."""
+async def _time(client: Redis) -> datetime:
+    """Ask the server's clock. Raises Refused if we may not."""
     try:
         seconds, micros = await ask(client, "TIME")
-    except ResponseError:
-        return None
+    except ResponseError as error:
+        text = f"without its clock nobody can tell a new save from an old one: {error}"
+        raise Refused(text, operation="backup", subject="RDB", hint="its user needs +time") from error
     return datetime.fromtimestamp(int(seconds), UTC) + timedelta(microseconds=int(micros))

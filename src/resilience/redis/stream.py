@@ -21,6 +21,7 @@ from .client import Url
 from .link import Link
 from .rdb import HEAD, Checksum, Header, at, read_header
 from .replies import from_server
+from .survey import Info
 
 CHUNK = 4 << 20
 _MARK = 40
@@ -44,6 +45,7 @@ class RdbStream:
     size: int | None = field(default=None, init=False)
     header: Header | None = field(default=None, init=False)
     checked: bool = field(default=False, init=False)
+    master: bool = field(default=True, init=False)
     _asked: datetime | None = field(default=None, init=False)
     _checksum: Checksum = field(factory=Checksum, init=False)
     _link: Link = field(init=False)
@@ -55,7 +57,9 @@ class RdbStream:
         """Become a replica; returns once the server is about to send. Raises Unavailable, Refused or Unsupported."""
         link = self._link
         link.open()
-        self._asked = self._time()
+        info = self._info()
+        self.master = info.master
+        self._asked = info.time or self._time()
         if not self.disk:
             self._ask("REPLCONF", "capa", "eof")
         self._ask("REPLCONF", "rdb-only", "1", optional=True)
@@ -97,10 +101,11 @@ class RdbStream:
     def taken(self) -> datetime | None:
         """A time, by the server's clock, before which everything acknowledged is in the RDB.
 
-        The snapshot was begun after we asked for it, unless the server sends one that another replica waits for.
+        The snapshot was begun after we asked for it, unless the server sends one that another replica waits for. What
+        a replica has, its master has acknowledged at a time that nobody knows.
         """
         forked = None if self.header is None else self.header.forked
-        if forked is None or self._asked is None:
+        if forked is None or self._asked is None or not self.master:
             return None
         return self._asked if forked > self._asked else forked - _SLACK
 
@@ -135,6 +140,14 @@ class RdbStream:
             text = f"the stream broke off after {self._checksum.size} bytes: {error.what}"
             hint = "its log says why: its child may have failed, or client-output-buffer-limit was exceeded"
             raise Unreachable(text, operation="backup", subject=self.url.where, hint=hint) from error
+
+    def _info(self) -> Info:
+        """Ask what the server says about itself."""
+        self._link.send("INFO", "everything")
+        line = self._link.read_line()
+        if line[:1] != b"$" or not line[1:].isdigit():
+            raise self._refused(line)
+        return Info.parse(b"".join([*self._counted(int(line[1:])), self._link.read_line()]))
 
     def _time(self) -> datetime | None:
         """Ask the server's clock; None if we may not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from attrs import frozen
@@ -68,6 +69,12 @@ class Info:
         return self.text("role") == "master"
 
     @property
+    def time(self) -> datetime | None:
+        """What the server's clock says; None if it does not say (6.0)."""
+        micros = self.number("server_time_usec")
+        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=micros) if micros else None
+
+    @property
     def databases(self) -> dict[int, dict[str, int]]:
         """The keys of each database that has some, and how many of them expire."""
         found = {}
@@ -113,6 +120,12 @@ async def survey(url: Url, *, target: str, kind: str, lineage: str) -> TargetFac
 async def ask_info(client: Redis, *sections: str) -> Info:
     """Ask a server for INFO, without arguments for what it says by default."""
     return Info.parse(await ask(client, "INFO", *sections))
+
+
+def timeless(where: str) -> Finding:
+    """Say why a replica's backup has a place in the history and no time."""
+    text = "it is a replica: nobody knows until when it has what its master acknowledged, so the backup has no time"
+    return Finding(severity="warning", subject=where, text=text, hint="back up the master where the time matters")
 
 
 def obstacles(info: Info, where: str) -> list[Finding]:

@@ -39,7 +39,8 @@ class RedisTarget:
     """A Redis (6 and newer) or Valkey server, master or replica, whose data is backed up as one RDB.
 
     It is read as a replica reads it: the server forks, and its child sends what it holds; its disk is not needed. The
-    user needs `+info +psync +replconf`, and `+time` for the time of the snapshot.
+    user needs `+info +psync +replconf`, and on 6.0 `+time` for the time of the snapshot. A replica's snapshot has none:
+    it may lag, and does not know by how much.
 
     With `repl-diskless-sync` on, the default from Redis 7 on, a server waits `repl-diskless-sync-delay` (5 s) for other
     replicas to come before it begins. `disk=True` has it begin at once, and write the RDB to its own disk first.
@@ -130,6 +131,8 @@ class RdbCapture:
 
 
 def _findings(stream: RdbStream | SavedRdb) -> Iterator[Finding]:
+    if not stream.master:
+        yield survey.timeless(stream.url.where)
     if not stream.checked:
         text = "the RDB has no checksum, so nobody can tell whether it came as it was sent"
         yield Finding(severity="warning", subject=stream.url.where, text=text, hint="set rdbchecksum yes and restart")

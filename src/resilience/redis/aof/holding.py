@@ -17,7 +17,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from attrs import define, field, frozen
@@ -65,9 +65,9 @@ class Moment:
     written: int
 
     @property
-    def time(self) -> datetime:
+    def time(self) -> datetime | None:
         """A time, by the server's clock, before which everything that it had executed is in the files."""
-        return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=self.info.number("server_time_usec"))
+        return self.info.time
 
 
 @define

@@ -25,7 +25,7 @@ from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
 from resilience.redis.client import Url, commands, parse_redis_url
 from resilience.redis.rdb import HEAD, Checksum, Header, at, read_header
-from resilience.redis.survey import SYSTEM
+from resilience.redis.survey import SYSTEM, timeless
 
 from .holding import PATIENCE, Held, Holding, Moment, hold
 from .listing import write_listing
@@ -80,7 +80,7 @@ class RedisAofTarget:
                 raise Refused(found.text, operation="backup", subject=self.url.where, hint=found.hint)
             try:
                 moment = await hold(found, client, self.url, patience=self.patience)
-                yield AofCapture(holding=found, moment=moment, details=plan.details)
+                yield AofCapture(url=self.url, holding=found, moment=moment, details=plan.details)
             finally:
                 await in_thread(found.close)
 
@@ -89,6 +89,7 @@ class RedisAofTarget:
 class AofCapture:
     """An append-only file being read; see `primitives.Capture`."""
 
+    url: Url
     holding: Holding
     moment: Moment
     details: Mapping[str, Json]
@@ -119,6 +120,7 @@ class AofCapture:
                 "rdb_version": self._base.version if self._base is not None else None,
                 "files": {each.file.name: each.size for each in self.holding.files},
             },
+            findings=() if info.master else (timeless(self.url.where),),
         )
 
     async def _rdb(self, held: Held) -> AsyncIterator[bytes]:

@@ -20,6 +20,7 @@ from resilience.model.show import as_span
 
 from .client import Url, commands, parse_redis_url, parse_redis_urls
 from .failover.finding import AGAIN_SECONDS, ASK_SECONDS, LOOK_SECONDS, Finder
+from .failover.places import learn
 from .failover.sentinels import Address, Sentinels
 from .survey import SYSTEM, ask_info
 
@@ -94,10 +95,11 @@ class SentinelRoute:
             await finish(finder.aclose())
         async with commands(self.url.at(*address), operation="survey", seconds=self.seconds) as client:
             info = await ask_info(client, "server", "replication")
-        member = next((name for name, place in self.members.items() if tuple(place) == address), None)
+        places = {(host, int(port)): name for name, (host, port) in self.members.items()}
+        await learn(places, {address})
         return RouteFacts(
             route=self.name,
-            to=member,
+            to=places.get(address),
             version=self._version,
             follows=True,
             instance=info.text("run_id"),

@@ -20,6 +20,7 @@ from resilience.model.errors import ResilienceError, Unreachable
 from resilience.redis.client import Url, connect
 
 from .links import Link
+from .places import learn
 from .sentinels import Address, Council, Sentinels
 
 OPERATION = "find the master"
@@ -146,11 +147,15 @@ class Finder:
         tasks = {address: asyncio.create_task(self._role(address)) for address in self.members}
         await asyncio.wait(tasks.values())
         roles = {each: task.result() for each, task in tasks.items() if task.exception() is None}
+        upstreams = [upstream for each in roles.values() if (upstream := _upstream(each)) is not None]
+        places = {address: address for address in self.members}
+        if 0:
+            await learn(places, [*upstreams, *([self._last] if self._last is not None else [])])
+        followed = [places.get(upstream) for upstream in upstreams]
         for address, role in roles.items():
-            if role[0] == b"master":
-                follow = [each for each in roles.values() if each[0] != b"master" and _upstream(each) == address]
-                if 1 + len(follow) > len(self.members) // 2:
-                    return address
+            if role[0] == b"master" and 1 + followed.count(address) > len(self.members) // 2:
+                # Under the name that it had before: it is no other.
+                return self._last if self._last is not None and places.get(self._last) == address else address
         return None
 
     async def _role(self, address: Address) -> list[bytes | int]:
@@ -239,6 +244,7 @@ def announced(channel: str, words: Sequence[str], watched: str) -> Address | Non
 
 
 def _upstream(role: Sequence[bytes | int]) -> Address | None:
+    """Return whom a replica receives from by its ROLE; a master has an offset there."""
     host, port = role[1], role[2]
     return (host.decode(), int(port)) if isinstance(host, bytes) else None
 

@@ -34,7 +34,7 @@ async def follow(members: Members, name: str, *, primary: str, epoch: int, secon
     found = compared(name, primary, look, upstream)
     if look.master or found.way != "follow":
         raise NotFollowing(found.why, operation=operation, subject=name, hint="plan a failback")
-    if look.upstream != members[primary].address or not look.receiving:
+    if not look.receiving or await members.who(look) != primary:
         await replicate(members, name, primary, operation=operation)
     await until_linked(members, name, primary, seconds=seconds, operation=operation)
 
@@ -52,7 +52,7 @@ async def until_linked(members: Members, name: str, primary: str, *, seconds: fl
     while True:
         try:
             look = await members.look(name, operation=operation)
-            if look.receiving and look.upstream == members[primary].address:
+            if look.receiving and await members.who(look) == primary:
                 return
             problem = f"its link to {primary} is {look.link or 'none'}"
         except Unavailable as error:

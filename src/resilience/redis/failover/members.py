@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
@@ -19,9 +18,9 @@ from resilience.redis.members import RedisMember
 from .group import Seen, primary_of
 from .links import Link, refused
 from .looking import COMMANDS, Look, Stamp, parsed
+from .places import learn
 from .sentinels import Address, Council, Sentinels
 
-RESOLVE_SECONDS = 0.5
 LOOK_AGAIN_SECONDS = 0.005
 
 
@@ -56,6 +55,13 @@ class Members:
     def places(self) -> Mapping[Address, str]:
         """The members by the addresses that they are known to have."""
         return self._places
+
+    async def who(self, look: Look) -> str:
+        """Name the member that a replica was told to receive from; empty if it is nobody known."""
+        if look.upstream is None or look.frozen:
+            return ""
+        await learn(self._places, {look.upstream})
+        return self._places.get(look.upstream, "")
 
     async def look_at_all(self, *, operation: str, seconds: float | None = None) -> tuple[list[Seen], Council]:
         """Look at all members and ask all Sentinels, side by side; an error is part of what was seen."""
@@ -137,25 +143,7 @@ class Members:
             who = next((one.name for one in seen if one.look and one.look.instance == runid), "")
             if who and each.named and (each.master.get("ip"), int(each.master.get("port", 0))) == each.named:
                 self._places.setdefault(each.named, who)
-        if not any(address not in self._places for address in said):
-            return
-        for member in self.members:
-            for address in await _resolved(member.address):
-                self._places.setdefault(address, member.name)
-        for place in said - self._places.keys():
-            for address in await _resolved(place):
-                if address in self._places:
-                    self._places[place] = self._places[address]
-
-
-async def _resolved(address: Address) -> list[Address]:
-    """Return what a name is resolved to; nothing if it is not, or not in time."""
-    try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(*address, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
-        return []
-    return [(str(each[4][0]), int(each[4][1])) for each in found]
+        await learn(self._places, said)
 
 
 def _free(member: RedisMember) -> int | None:

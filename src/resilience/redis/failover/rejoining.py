@@ -40,7 +40,7 @@ async def rejoin(members: Members, found: Divergence, *, epoch: int, seconds: fl
         await _started(members, server, name, primary, epoch)
     else:
         await members.stamp(name, look, epoch=epoch, operation=OPERATION)
-        if look.master or look.upstream != members[primary].address:
+        if look.master or await members.who(look) != primary:
             await replicate(members, name, primary, operation=OPERATION)
         if look.master:  # who is connected to it still takes it for the master
             await members.run(name, ("CLIENT", "KILL", "TYPE", "normal"), operation=OPERATION)

@@ -17,7 +17,8 @@ from resilience.redis import (
     RedisTarget,
     take_sample,
 )
-from resilience.redis import content as content_module
+from resilience.redis import digests as digests_module
+from resilience.redis.isolation import LiveRedis
 from resilience.stores import MemoryStore
 from resilience.testing.redis import TestRedis
 
@@ -35,8 +36,8 @@ async def proven(server: TestRedis, within: Path, validator: RedisContentValidat
 async def test_a_sample_of_every_type_is_there_and_the_same(every_redis: TestRedis, tmp_owned: Path) -> None:
     fill(every_redis)
     sample = await take_sample(every_redis.url, match="*")
-    assert sample.keys == {"0": 20, "9": 1}
-    assert len(sample.digests["0"]) == 18  # two of them expire
+    assert sample.keys == {"0": 18, "9": 1}  # two expire
+    assert len(sample.digests["0"]) == 18
     assert from_json(to_json(sample), RedisSample) == sample
     verdict = await proven(every_redis, tmp_owned, RedisContentValidator(at_least={0: 20, 9: 1}, sample=sample))
     assert verdict.passed
@@ -71,13 +72,80 @@ async def test_values_are_the_same_however_they_are_stored(new_redis: NewRedis) 
     assert samples[0] == samples[1]
 
 
-async def test_keys_are_chosen_by_chance_and_very_large_ones_by_their_length(
+async def test_keys_are_chosen_by_chance_and_the_largest_ones_compared_by_their_length(
     redis7: TestRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content_module, "MOST", 10)
-    redis7.ask("RPUSH", "list", *range(11))
+    monkeypatch.setattr(digests_module, "MOST", 10)
+    redis7.ask("SADD", "set", *range(11))
     before = await take_sample(redis7.url, most=1)
-    redis7.ask("LSET", "list", 0, "another")
+    redis7.ask("SREM", "set", 0)
+    redis7.ask("SADD", "set", "another")
     assert await take_sample(redis7.url, most=1) == before
-    redis7.ask("RPUSH", "list", "one more")
+    verdict = await RedisContentValidator(sample=before).check(LiveRedis(redis7.url))
+    assert verdict.passed
+    assert "1 of the values were compared by their type and length alone" in str(verdict)
+    redis7.ask("SADD", "set", "one more")
     assert await take_sample(redis7.url, most=1) != before
+
+
+async def test_a_change_anywhere_in_a_large_value_is_seen(redis7: TestRedis) -> None:
+    with redis7.client() as client:
+        client.set("string", bytes(3 << 20))
+        client.rpush("list", *range(2500))
+        client.sadd("set", *range(2500))
+        client.hset("hash", mapping={str(number): number for number in range(2500)})
+        client.zadd("sorted", {str(number): number for number in range(2500)})
+        with client.pipeline(transaction=False) as pipe:
+            for number in range(1, 2501):
+                pipe.xadd("stream", {"number": number}, id=f"1-{number}")
+            pipe.execute()
+    sample = await take_sample(redis7.url, match="*")
+    validator = RedisContentValidator(sample=sample)
+    assert (await validator.check(LiveRedis(redis7.url))).passed
+    redis7.ask("SETRANGE", "string", (3 << 20) - 1, b"x")
+    redis7.ask("LSET", "list", -1, "x")
+    redis7.ask("SREM", "set", 2499)
+    redis7.ask("SADD", "set", "x")
+    redis7.ask("HSET", "hash", "2499", "x")
+    redis7.ask("ZADD", "sorted", "2498.5", "2499")
+    redis7.ask("XDEL", "stream", "1-2500")
+    redis7.ask("XADD", "stream", "1-2501", "number", "x")
+    verdict = await validator.check(LiveRedis(redis7.url))
+    assert str(verdict).count("holds something else") == 6
+
+
+async def test_a_value_of_another_type_is_something_else(redis7: TestRedis) -> None:
+    redis7.ask("RPUSH", "key", "value")
+    sample = await take_sample(redis7.url)
+    redis7.ask("DEL", "key")
+    redis7.ask("SADD", "key", "value")
+    assert not (await RedisContentValidator(sample=sample).check(LiveRedis(redis7.url))).passed
+
+
+async def test_the_numbers_of_keys_are_compared_but_for_those_that_expire(redis7: TestRedis) -> None:
+    for number in range(10):
+        redis7.ask("SET", f"key:{number}", number)
+        redis7.ask("SET", f"session:{number}", number, "EX", 1000)
+    sample = await take_sample(redis7.url, match="key:0")
+    strict, loose = RedisContentValidator(sample=sample), RedisContentValidator(sample=sample, tolerance=0.5)
+    redis7.ask("DEL", "key:9", *(f"session:{number}" for number in range(10)))
+    assert (await strict.check(LiveRedis(redis7.url))).passed
+    redis7.ask("DEL", "key:8")
+    verdict = await strict.check(LiveRedis(redis7.url))
+    assert "has 8 keys that do not expire, and had 10" in str(verdict)
+    assert (await loose.check(LiveRedis(redis7.url))).passed
+
+
+async def test_nothing_to_compare_proves_nothing(redis7: TestRedis) -> None:
+    redis7.ask("SET", "key", "value")
+    nothing = await take_sample(redis7.url, match="typo:*")
+    for validator in (
+        RedisContentValidator(),
+        RedisContentValidator(at_least={0: 0}),
+        RedisContentValidator(sample=nothing),
+        RedisContentValidator(sample=nothing, at_least={0: 1}),
+    ):
+        verdict = await validator.check(LiveRedis(redis7.url))
+        assert not verdict.passed
+        assert "there is nothing to compare" in str(verdict)
+    assert (await RedisContentValidator(at_least={0: 1}).check(LiveRedis(redis7.url))).passed

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
-from hashlib import sha256
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import ClassVar
 
 from attrs import field, frozen
@@ -14,33 +13,19 @@ from resilience.model.findings import Finding, Level, Verdict, blocker
 from resilience.model.show import Shown
 
 from .client import Url, ask, commands, parse_redis_url
+from .digests import PARTLY, digest
 from .isolation import LiveRedis
-from .survey import ask_info
+from .survey import Info, ask_info
 
-MOST = 100_000
-"""Values of more elements, or more bytes, are compared by their length alone."""
 _TRIES = 5
-_LENGTHS = {
-    b"string": "STRLEN",
-    b"list": "LLEN",
-    b"set": "SCARD",
-    b"hash": "HLEN",
-    b"zset": "ZCARD",
-    b"stream": "XLEN",
-}
-_READS: Mapping[bytes, tuple[str, tuple[str, ...]]] = {
-    b"string": ("GET", ()),
-    b"list": ("LRANGE", ("0", "-1")),
-    b"set": ("SMEMBERS", ()),
-    b"hash": ("HGETALL", ()),
-    b"zset": ("ZRANGE", ("0", "-1", "WITHSCORES")),
-    b"stream": ("XRANGE", ("-", "+")),
-}
 
 
 @frozen(kw_only=True)
 class RedisSample(Shown):
-    """Some of what a server held: `keys` by database, and digests of values by database and key (in hexadecimal)."""
+    """Some of what a server held: by database how many `keys` that do not expire, and digests of values by their keys.
+
+    Keys are in hexadecimal.
+    """
 
     keys: Mapping[str, int] = field(factory=dict)
     digests: Mapping[str, Mapping[str, str]] = field(factory=dict, repr=False)
@@ -65,8 +50,12 @@ async def take_sample(url: str | Url, *, most: int = 100, match: str = "") -> Re
                 if len(found) >= most:
                     break
             digests[str(number)] = found
-    keys = {str(number): each["keys"] for number, each in info.databases.items()}
-    return RedisSample(keys=keys, digests=digests)
+    return RedisSample(keys={str(number): count for number, count in _lasting(info).items()}, digests=digests)
+
+
+def _lasting(info: Info) -> dict[int, int]:
+    """Count the keys that do not expire, by database."""
+    return {number: each["keys"] - each["expires"] for number, each in info.databases.items()}
 
 
 async def _chosen(client: Redis, most: int, match: str) -> AsyncIterator[bytes]:
@@ -86,65 +75,67 @@ async def _chosen(client: Redis, most: int, match: str) -> AsyncIterator[bytes]:
             return
 
 
-async def digest(client: Redis, key: bytes) -> str:
-    """Return the SHA-256 of what a key holds, in an order that does not depend on how it is stored."""
-    kind = await ask(client, "TYPE", key)
-    summed = sha256(kind)
-    if kind in _LENGTHS:
-        length = await ask(client, _LENGTHS[kind], key)
-        summed.update(str(length).encode())
-        if length <= MOST:
-            command, more = _READS[kind]
-            answer = await ask(client, command, key, *more)
-            if kind == b"set":
-                answer = sorted(answer)
-            elif kind == b"hash":
-                answer = sorted(zip(answer[::2], answer[1::2], strict=True))
-            elif kind == b"zset":  # releases write the same score in different ways
-                answer = [(member, float(score)) for member, score in zip(answer[::2], answer[1::2], strict=True)]
-            summed.update(repr(answer).encode())
-    return summed.hexdigest()
-
-
 @frozen(kw_only=True)
 class RedisContentValidator:
     """Compares a restored, running server with what it has to hold (level L4).
 
-    `at_least` are the numbers of keys that every database has to have; `sample` was taken from the server that was
-    backed up, by `take_sample`: all of its values have to be there and the same.
+    `at_least` are the numbers of keys that every database has to have. `sample` was taken from the server that was
+    backed up, by `take_sample`: all of its values have to be there, of the same type and the same, and of the keys that
+    did not expire then every database has to have as many again, less `tolerance` (0.1 is a tenth; 1 is: any number).
+    With nothing to compare it fails: a `match=` that found nothing proves nothing.
     """
 
     level: ClassVar[Level] = Level.ASSERTIONS
 
     at_least: Mapping[int, int] = field(factory=dict)
     sample: RedisSample = field(factory=RedisSample)
+    tolerance: float = 0.1
 
     async def check(self, subject: LiveRedis) -> Verdict:
         """Look at the server. What is wrong is a finding; raises Unavailable if it does not answer."""
         began = time.monotonic()
-        blockers, compared = [], 0
         async with commands(Url.parse(subject.url), operation="look") as client:
-            held = {number: each["keys"] for number, each in (await ask_info(client, "everything")).databases.items()}
-            for number, least in self.at_least.items():
-                if held.get(number, 0) < least:
-                    blockers.append(f"database {number} has {held.get(number, 0)} keys, and has to have {least}")
-            for database, digests in self.sample.digests.items():
-                await ask(client, "SELECT", database)
-                for name, wanted in digests.items():
-                    key = bytes.fromhex(name)
-                    compared += 1
-                    if not await ask(client, "EXISTS", key):
-                        blockers.append(f"the key {key[:60]!r} of database {database} is missing")
-                    elif await digest(client, key) != wanted:
-                        blockers.append(f"the key {key[:60]!r} of database {database} holds something else")
-        text = f"{sum(held.values())} keys in {len(held)} databases, {compared} values compared"
+            info = await ask_info(client, "everything")
+            wrong = [*self._vacuous(), *self._missing(info), *[each async for each in self._different(client)]]
+        values = [each for digests in self.sample.digests.values() for each in digests.values()]
+        text = f"{info.keys} keys in {len(info.databases)} databases, {len(values)} values compared"
         findings = [Finding(severity="note", subject="content", text=text)]
-        findings += [blocker("content", each) for each in blockers]
+        if partly := sum(each.startswith(PARTLY) for each in values):
+            text = f"{partly} of the values were compared by their type and length alone: a module's, or very large"
+            findings.append(Finding(severity="warning", subject="content", text=text))
+        findings += [blocker("content", each) for each in wrong]
         return Verdict(
             subject="content",
-            passed=not blockers,
-            level=None if blockers else self.level,
-            objects=compared,
+            passed=not wrong,
+            level=None if wrong else self.level,
+            objects=len(values),
             seconds=time.monotonic() - began,
             findings=tuple(findings),
         )
+
+    def _vacuous(self) -> Iterator[str]:
+        """Say so if there is nothing to compare."""
+        if not any(self.sample.digests.values()) and (self.sample != RedisSample() or not any(self.at_least.values())):
+            yield "there is nothing to compare: the sample holds no values, or none was given"
+
+    def _missing(self, info: Info) -> Iterator[str]:
+        """Compare the numbers of keys."""
+        for number, least in self.at_least.items():
+            held = info.databases.get(number, {}).get("keys", 0)
+            if held < least:
+                yield f"database {number} has {held} keys, and has to have {least}"
+        for name, count in self.sample.keys.items():
+            lasting = _lasting(info).get(int(name), 0)
+            if lasting < count * (1 - self.tolerance):
+                yield f"database {name} has {lasting} keys that do not expire, and had {count} with the sample"
+
+    async def _different(self, client: Redis) -> AsyncIterator[str]:
+        """Compare the values."""
+        for database, digests in self.sample.digests.items():
+            await ask(client, "SELECT", database)
+            for name, wanted in digests.items():
+                key = bytes.fromhex(name)
+                if not await ask(client, "EXISTS", key):
+                    yield f"the key {key[:60]!r} of database {database} is missing"
+                elif await digest(client, key) != wanted:
+                    yield f"the key {key[:60]!r} of database {database} holds something else"

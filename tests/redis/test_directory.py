@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
+import redis
 
 from resilience import Archive, backup, restore, verify
 from resilience.model.capture import Captured, Part
-from resilience.model.errors import Conflict, Corrupt, Interrupted, Refused
+from resilience.model.errors import Conflict, Corrupt, Interrupted, Refused, Unavailable
 from resilience.model.facts import TargetFacts
 from resilience.model.findings import Level
 from resilience.model.plans import BackupPlan
 from resilience.model.positions import RecoveryPoint
 from resilience.primitives import StoredBackup
-from resilience.redis import RedisBackupValidator, RedisDataDirectory, RedisScratch, RedisTarget
+from resilience.programs import Running, started, tied
+from resilience.redis import RedisBackupValidator, RedisDataDirectory, RedisScratch, RedisTarget, isolation, leaving
+from resilience.redis.client import Url, commands
 from resilience.redis.mark import Mark
 from resilience.redis.rdb import _CRC, at
+from resilience.redis.survey import ask_info
 from resilience.redis.target import PART
 from resilience.stores import MemoryStore
-from resilience.testing.machine import free_port
+from resilience.testing.machine import free_port, unprivileged
 from resilience.testing.redis import TestRedis
 
 from .conftest import NewRedis
@@ -149,6 +156,50 @@ async def test_a_server_is_started_to_ready_and_goes_on_without_us(
         assert await contents(f"redis://127.0.0.1:{port}") == await contents(every_redis.url)
         await into.discard()
         assert not any(into.path.iterdir())
+
+
+async def test_settings_are_on_no_command_line_and_a_server_that_was_left_starts_again_with_them(
+    redis7: TestRedis, archive: Archive, tmp_owned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(redis7)
+    await backup(RedisTarget("cache", url=redis7.url), archive)
+    ran: list[str] = []
+
+    def watched(command: Sequence[str], **more: Any) -> AbstractAsyncContextManager[Running]:  # noqa: ANN401
+        ran.extend(command)
+        return started(command, **more)
+
+    for module in (isolation, leaving):
+        monkeypatch.setattr(module, "started", watched)
+    port, secret = free_port(), 'hun"ter\\2 '
+    url = f"redis://:{quote(secret)}@127.0.0.1:{port}"
+    settings = {"port": str(port), "requirepass": secret, "save": "900 1 300 10"}
+    into = RedisDataDirectory(tmp_owned / "data", program=redis7.binary, leave="running", settings=settings, url=url)
+    await restore(archive, "cache", into=into)
+    async with into.serving(tls_key_file_pass=secret):
+        pass
+    conf = into.path / "startup.conf"
+    assert conf.stat().st_mode & 0o777 == 0o600
+    assert str(conf) in ran
+    assert not any("hun" in each for each in [*ran, repr(into)])
+    with redis.Redis.from_url(url) as client:
+        client.shutdown(nosave=True)
+    subprocess.run(tied([str(redis7.binary), str(conf)], unprivileged()), check=True, cwd=into.path)
+    try:
+        async with asyncio.timeout(20):
+            while not await answers(url):
+                await asyncio.sleep(0.05)
+        assert await contents(url) == await contents(redis7.url)
+    finally:
+        await into.discard()
+
+
+async def answers(url: str) -> bool:
+    try:
+        async with commands(Url.parse(url), operation="look") as client:
+            return not (await ask_info(client, "persistence")).number("loading")
+    except Unavailable:
+        return False
 
 
 async def test_a_server_that_is_left_running_and_does_not_start_says_why(

@@ -54,7 +54,7 @@ class RedisDataDirectory:
     its configuration.
 
     `leave="running"` starts it, with the configuration file `config` and over it `settings`; it has to answer at `url`,
-    and goes on when we have gone.
+    and goes on when we have gone. What it was started with stands in `startup.conf` in the folder: start it so again.
     """
 
     system: ClassVar[str] = SYSTEM
@@ -72,7 +72,7 @@ class RedisDataDirectory:
     leave: Literal["stopped", "running"] = field(default="stopped", kw_only=True)
     url: Url | None = field(default=None, converter=optional(parse_redis_url), kw_only=True)
     config: str | Path | None = field(default=None, kw_only=True)
-    settings: Mapping[str, str] = field(factory=dict, kw_only=True)
+    settings: Mapping[str, str] = field(factory=dict, repr=False, kw_only=True)
     _restored: Isolation | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -135,7 +135,8 @@ class RedisDataDirectory:
             if mark.lifted:
                 self._restored = isolation
         if self.leave == "running" and self.url is not None:
-            await start(self._left(), program.path, account, self.url)
+            with _disk(self.name):
+                await start(self._left(), program.path, account, self.url)
         return restored
 
     async def _fill(self, backup: StoredBackup, isolation: Isolation) -> Restored:

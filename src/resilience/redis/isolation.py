@@ -26,6 +26,7 @@ from resilience.model.errors import Corrupt, Interrupted, ResilienceError, Unava
 from resilience.programs import Account, Running, started
 
 from .client import Url, commands
+from .conf import conf
 from .survey import Info, ask_info
 
 READY_SECONDS = 3600.0
@@ -58,9 +59,8 @@ class Login:
     @property
     def lines(self) -> str:
         """Return lines of redis.conf."""
-        said = '"' + self.password.replace("\\", "\\\\").replace('"', '\\"') + '"'
         named = f"user {self.user} on ~* &* +@all #{sha256(self.password.encode()).hexdigest()}\n" if self.user else ""
-        return f"requirepass {said}\n{named}"
+        return conf({"requirepass": self.password}) + named
 
     @property
     def userinfo(self) -> str:
@@ -103,7 +103,7 @@ class Isolation:
     account: Account | None
     databases: int = 16
     modules: Sequence[str] = ()
-    settings: Mapping[str, str] = field(factory=dict)
+    settings: Mapping[str, str] = field(factory=dict, repr=False)
 
     @asynccontextmanager
     async def run(self, login: Login | None = None, **more: str) -> AsyncIterator[LiveRedis]:
@@ -113,19 +113,18 @@ class Isolation:
         if it cannot load the data, Interrupted if it does not start for another reason.
         """
         folder = _folder(self.account)
-        secrets, user = (login.lines, login.userinfo) if login is not None else ("", "")
+        login_lines, user = (login.lines, login.userinfo) if login is not None else ("", "")
         try:
-            # What is secret goes into a file, since anybody can read a command line.
-            await in_thread(write_durably, folder / "conf", secrets.encode(), self.account)
-            command = [self.program, str(folder / "conf"), *self._arguments(folder, more)]
-            async with started(command, account=self.account, cwd=self.data) as running:
+            lines = self._lines(folder, more) + login_lines
+            await in_thread(write_durably, folder / "conf", lines.encode(), self.account)
+            async with started([self.program, str(folder / "conf")], account=self.account, cwd=self.data) as running:
                 live = LiveRedis(f"unix://{user}{quote(str(folder / 'socket'))}")
                 await _ready(live, running, folder / "log")
                 yield live
         finally:
             await in_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    def _arguments(self, folder: Path, more: Mapping[str, str]) -> list[str]:
+    def _lines(self, folder: Path, more: Mapping[str, str]) -> str:
         settings = {
             "dir": str(self.data),
             "port": "0",
@@ -140,8 +139,7 @@ class Isolation:
             **self.settings,
             **{name.replace("_", "-"): value for name, value in more.items()},
         }
-        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        return arguments + [word for module in self.modules for word in ("--loadmodule", module)]
+        return conf(settings) + "".join(conf({"loadmodule": module}) for module in self.modules)
 
 
 def _folder(account: Account | None) -> Path:

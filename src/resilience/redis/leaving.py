@@ -9,15 +9,17 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from resilience.concurrency import finish
+from resilience.concurrency import finish, in_thread
+from resilience.folders import write_durably
 from resilience.model.errors import Interrupted, Unavailable
 from resilience.programs import Account, started
 
 from .client import Url, ask, commands
+from .conf import conf
 from .isolation import READY_SECONDS
 from .survey import ask_info
 
-LOG = "startup.log"
+CONF, LOG = "startup.conf", "startup.log"
 _LOOK_SECONDS = 0.05
 
 
@@ -27,13 +29,19 @@ class Left:
 
     data: Path
     config: str | None
-    settings: Mapping[str, str] = field(factory=dict)
+    settings: Mapping[str, str] = field(factory=dict, repr=False)
 
-    def command(self, program: str) -> list[str]:
-        """Return its command line."""
+    @property
+    def conf(self) -> Path:
+        """The configuration file that it is started with."""
+        return self.data / CONF
+
+    @property
+    def lines(self) -> str:
+        """What stands in that."""
+        own = {} if self.config is None else {"include": str(Path(self.config).absolute())}
         settings = {"logfile": str(self.data / LOG), **self.settings, "dir": str(self.data), "daemonize": "yes"}
-        arguments = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        return [program, *([] if self.config is None else [self.config]), *arguments]
+        return conf(own) + conf(settings)
 
 
 async def start(left: Left, program: str, account: Account | None, url: Url) -> None:
@@ -41,7 +49,8 @@ async def start(left: Left, program: str, account: Account | None, url: Url) -> 
 
     Cancelled while waiting, it is stopped again.
     """
-    async with started(left.command(program), account=account, cwd=left.data) as running:
+    await in_thread(write_durably, left.conf, left.lines.encode(), account)
+    async with started([program, str(left.conf)], account=account, cwd=left.data) as running:
         await running.succeed(Interrupted)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + READY_SECONDS

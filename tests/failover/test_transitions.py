@@ -279,6 +279,11 @@ def test_whatever_happens_there_are_never_two_who_could_write_and_every_state_ha
             assert not node.world.held and node.world.route == node.execution.primary
         if node.execution.state == "stopped":
             assert node.world.writers <= {"a"} and not node.world.held and node.world.route == "a"
+            touched = node.execution.touched
+            assert Step(kind="lift", subject="a") in touched or not {each.kind for each in touched} & {
+                "prepare",
+                "fence",
+            }, "whatever was prepared is undone"
     leads = {key for key, node in nodes.items() if node.execution.state in FINAL}
     growing = True
     while growing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +13,12 @@ from attrs import evolve, frozen
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from resilience.model.errors import FencingUnproven
+from resilience.model.errors import FencingUnproven, Refused
 from resilience.model.failover import FailoverPolicy, PromotionOrder
 from resilience.model.groups import Fence
 from resilience.operations.group import FailoverGroup
 from resilience.operations.switchover import switchover
+from resilience.redis.failover.electing import exclude
 from resilience.redis.fencer import SentinelFencer
 from resilience.redis.promoter import SentinelPromoter
 from resilience.stores import MemoryStore
@@ -103,3 +105,58 @@ async def test_where_nobody_can_vouch_for_it_a_switchover_does_not_say_that_noth
         assert report.primary in ("b", "c")
         assert report.loss.kind == "bounded"
         assert "may have taken writes again" in report.loss.evidence[0]
+
+
+async def test_a_switchover_that_is_stopped_leaves_every_replica_electable(patient: TestSentinels) -> None:
+    """The Sentinels ask a replica for its priority every 10 s, and this one does not wait as long."""
+    promoter = evolve(promoter_of(patient), patience=0.3)
+    async with promoter:
+        group = FailoverGroup("orders", promoter=promoter, fencers=[SentinelFencer(promoter)], journal=MemoryStore())
+        report = await switchover(group, policy=POLICY, to="b")
+        assert report.ending == "stopped"
+        assert "might still elect c" in report.why
+    assert priorities(patient) == ["100", "100"]
+
+
+async def test_what_was_prepared_by_one_who_died_is_undone_with_the_fence(patient: TestSentinels) -> None:
+    async with promoter_of(patient) as promoter:
+        await promoter.survey()
+        preparing = asyncio.create_task(promoter.prepare("b", epoch=1))
+        await asyncio.to_thread(patient.until, lambda: priorities(patient) == ["100", "0"], "c is electable")
+        preparing.cancel()
+        await asyncio.wait([preparing])
+        assert priorities(patient) == ["100", "100"], "cancelled, it undoes what it did"
+        await exclude(promoter.known, "c")
+        assert priorities(patient) == ["100", "0"]
+        await SentinelFencer(promoter).lift("a", epoch=2)
+        assert priorities(patient) == ["100", "100"]
+
+
+async def test_while_a_sentinel_is_wrong_a_lift_lets_nobody_be_elected_by_mistake(patient: TestSentinels) -> None:
+    async with promoter_of(patient) as promoter:
+        await promoter.survey()
+        await exclude(promoter.known, "c")
+        stale = patient.sentinels["s1"]
+        stale.ask("SENTINEL", "REMOVE", "orders")
+        stale.ask("SENTINEL", "MONITOR", "orders", "127.0.0.1", patient.servers["c"].port, 3)
+        await SentinelFencer(promoter).lift("a", epoch=1)
+        assert priorities(patient) == ["100", "0"]
+
+
+async def test_where_nothing_can_be_noted_it_is_said_that_nobody_is_guarded(patient: TestSentinels) -> None:
+    for server in patient.servers.values():
+        server.ask("ACL", "SETUSER", "op", "on", ">pw", "~*", "&*", "+@all", "-config")
+    members = [evolve(each, url=each.url.text.replace("redis://", "redis://op:pw@")) for each in patient.members()]
+    promoter = evolve(promoter_of(patient), members=members)
+    async with promoter:
+        facts = await promoter.survey()
+        assert {each.name for each in facts.members if "takes no note" in str(each.findings)} == {"a", "b", "c"}
+        with pytest.raises(Refused, match="might elect c"):
+            await promoter.prepare("b", epoch=1)
+        patient.kill("s1", "s2", "s3", "a")
+        promoted = await promoter.promote(PromotionOrder(candidate="b", epoch=1))
+        assert [each.subject for each in promoted.findings if "may elect it" in each.text] == ["c"]
+
+
+def priorities(group: TestSentinels) -> list[str]:
+    return [group.servers[name].info("slave_priority") for name in "bc"]

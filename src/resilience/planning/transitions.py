@@ -296,8 +296,11 @@ def _steps(execution: Execution, kind: StepKind) -> Iterator[Step]:
     elif kind == "follow":
         yield from (step for step in _followers(execution) if not _is_done(execution, step))
     elif kind == "lift":
-        fenced = dict.fromkeys(step.subject for step in execution.touched if step.kind == "fence")
-        yield from (Step(kind=kind, subject=name) for name in fenced if name not in execution.doubted)
+        fenced = [step.subject for step in execution.touched if step.kind == "fence"]
+        # Whoever was to be fenced, its fencer also undoes what was prepared for that.
+        prepared = plan.fences if any(step.kind == "prepare" for step in execution.touched) else ()
+        names = dict.fromkeys([*fenced, *prepared])
+        yield from (Step(kind=kind, subject=name) for name in names if name not in execution.doubted)
     elif kind == "release":
         held = dict.fromkeys(step.subject for step in execution.touched if step.kind == "hold")
         left = [name for name in held if name not in execution.terms.let_go]

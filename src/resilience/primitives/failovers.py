@@ -20,7 +20,8 @@ class Promoter(Named, Protocol):
     - `survey` writes nothing. It looks at all members side by side, each within a deadline of its own: who does not
       answer is a member with a problem, never an exception. What stands in the way of any failover is a blocker.
     - `prepare` does while clients still write what they would have to wait for afterwards (a checkpoint), and waits
-      until the candidate has caught up with the primary but for what arrives just now. It changes nothing else.
+      until the candidate has caught up with the primary but for what arrives just now. It changes nothing else but what
+      it undoes itself if it fails, `promote` in the end, and `Fencer.lift` of the primary if it never comes to that.
     - `settle` has every standby stop receiving, and waits until it shows all it has received. What it returns cannot
       change any more by what a primary does.
     - `promote` refuses an older epoch (FencedOff), rechecks the fences it is handed (FencingUnproven if one does not

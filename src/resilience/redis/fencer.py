@@ -14,6 +14,7 @@ from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.model.positions import Position
 
+from .failover.correcting import release
 from .failover.fence_mark import mark_on
 from .failover.group import position
 from .failover.handing import HANDED_SECONDS, hand_over, let_write
@@ -120,9 +121,13 @@ class SentinelFencer:
         return Fence(member=member, kind="delegated", epoch=epoch, at=self.clock(), end=end, evidence=evidence)
 
     async def lift(self, member: str, *, epoch: int) -> None:
-        """Let a master take writes again that was paused; what the Sentinels have done stays. See `Fencer.lift`."""
+        """Let a master take writes again that was paused, and the Sentinels elect whom they like; see `Fencer.lift`.
+
+        What they have done stays.
+        """
         self._epochs.check(member, epoch)
         await finish(let_write(self.promoter.known.links[member], seconds=self.promoter.seconds))
+        await finish(release(self.promoter.known, operation="lift"))
 
     async def _handed_over(self, member: str) -> Position:
         try:

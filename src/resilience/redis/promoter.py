@@ -80,16 +80,21 @@ class SentinelPromoter:
         seen, council = await self.known.look_at_all(operation="survey")
         return group_facts(seen, council, group=self.name, at=at, before=before, known_as=self.known.places)
 
-    async def prepare(self, candidate: str, *, epoch: int) -> None:  # noqa: ARG002  # nothing lasting is changed
+    async def prepare(self, candidate: str, *, epoch: int) -> None:  # noqa: ARG002  # it is put back in any epoch
         """Wait until the candidate has what the master had, and the Sentinels would elect it; see `Promoter.prepare`.
 
-        Until the end of the switchover the replica-priority of the other replicas is 0.
+        Until the end of the switchover the replica-priority of the other replicas is 0. If this fails or is cancelled
+        it is put back; `SentinelFencer.lift` does so too, where somebody died in the middle.
         """
         _, council = await self.known.look_at_all(operation="prepare")
         wanted = await self.known.look(self.known.primary, operation="prepare")
         await following.until_applied(self.known, candidate, wanted, seconds=self.patience, operation="prepare")
         if council.elects:
-            await electing.steer(self.known, candidate, seconds=self.patience)
+            try:
+                await electing.steer(self.known, candidate, seconds=self.patience)
+            except BaseException:
+                await finish(correcting.release(self.known, operation="prepare"))
+                raise
 
     async def settle(self, *, epoch: int) -> GroupFacts:
         """Have all replicas receive from nobody; see `Promoter.settle`. It is for promotions by hand."""

@@ -20,14 +20,33 @@ from .members import LOOK_AGAIN_SECONDS, Members
 from .sentinels import FORCED_SECONDS, Council, Opinion
 
 
-async def guard(members: Members, primary: str) -> None:
-    """Have no Sentinel elect anybody but `primary`, whenever it comes back; see `readmit`."""
+async def guard(members: Members, primary: str) -> tuple[str, ...]:
+    """Have no Sentinel elect anybody but `primary`, whenever it comes back; return of whom that cannot be had."""
+    free = []
     for name in members.links:
         if name != primary:
             try:
-                await exclude(members, name)
+                if not await exclude(members, name):
+                    free.append(name)
             except ResilienceError:
                 continue  # it is not there; a survey shows who could be elected
+    return tuple(free)
+
+
+async def release(members: Members, *, operation: str) -> None:
+    """Let all members be elected again that were kept from it, if no Sentinel is wrong about who is master."""
+    _, council = await members.look_at_all(operation=operation)
+    await _release(members, members.primary, council)
+
+
+async def _release(members: Members, primary: str, council: Council) -> None:
+    complete = council.elects or len(council.answering) == len(council.opinions)
+    if complete and not _wrong(members, primary, council):
+        await readmit(members)
+
+
+def _wrong(members: Members, primary: str, council: Council) -> list[Opinion]:
+    return [each for each in council.answering if members.places.get(each.named or ("", 0)) != primary]
 
 
 async def correct(members: Members, primary: str, *, seconds: float, operation: str) -> str:
@@ -41,10 +60,8 @@ async def correct(members: Members, primary: str, *, seconds: float, operation: 
     while True:
         _, council = await members.look_at_all(operation=operation)
         _refuse_rival(members, primary, council)
-        wrong = [each for each in council.answering if members.places.get(each.named or ("", 0)) != primary]
-        if not wrong:
-            if council.elects or len(council.answering) == len(council.opinions):
-                await readmit(members)
+        if not (wrong := _wrong(members, primary, council)):
+            await _release(members, primary, council)
             return "they were told to elect it, and have" if told else ""
         by_themselves = council.at_work or members.places.get(council.named or ("", 0)) == primary
         if by_themselves and not seconds:

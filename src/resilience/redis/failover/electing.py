@@ -23,6 +23,7 @@ from resilience.model.moments import utc_now
 
 from .group import Seen, position
 from .handing import HANDED_SECONDS, hand_over
+from .looking import UNNOTED
 from .members import LOOK_AGAIN_SECONDS, Members
 from .sentinels import Council, Opinion
 
@@ -96,18 +97,27 @@ async def steer(members: Members, candidate: str, *, seconds: float) -> None:
     """Have no other replica be electable, and wait until the Sentinels know; each asks only every so often."""
     for name in members.links:
         look = members.seen[name].look
-        if look is not None and not look.master and look.priority and name != candidate:
-            await exclude(members, name)
+        electable = look is not None and not look.master and look.priority > 0
+        if electable and name != candidate and not await exclude(members, name):
+            text = f"the Sentinels might elect {name}: {UNNOTED}"
+            hint = "leave it to them whom they elect"
+            raise Refused(text, operation=OPERATION, subject=candidate, hint=hint)
     await _until_known(members, candidate, seconds)
 
 
-async def exclude(members: Members, name: str) -> None:
-    """Have a replica not be elected until `readmit`; what its priority was is written down on it first."""
+async def exclude(members: Members, name: str) -> bool:
+    """Have a replica not be elected until `readmit`; what its priority was is written down on it first.
+
+    False if it cannot be written down: then it stays as it is.
+    """
     look = await members.look(name, operation=OPERATION)
-    if look.master or not look.priority or not look.stampable:
-        return
+    if look.master or not look.priority:
+        return True
+    if not look.stampable:
+        return False
     await members.mark(name, evolve(look.stamp, priority=look.priority), operation=OPERATION)
     await members.run(name, ("CONFIG", "SET", "replica-priority", 0), operation=OPERATION)
+    return True
 
 
 async def readmit(members: Members) -> None:

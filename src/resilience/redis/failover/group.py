@@ -17,7 +17,7 @@ from resilience.model.show import as_span
 from resilience.redis.members import RedisMember
 from resilience.redis.survey import OLDEST, SYSTEM
 
-from .looking import Look
+from .looking import UNNOTED, Look
 from .sentinels import Address, Council, Opinion
 
 FRESH_SECONDS = 2.0
@@ -163,6 +163,12 @@ def _member_findings(each: Seen, look: Look) -> Iterator[Finding]:
             not look.master and look.stamp.priority is not None,
             f"its replica-priority is 0 for as long as Sentinels may be wrong; it was {look.stamp.priority}",
             "let a failover finish, or resume it; SentinelPromoter.correct puts it back",
+        ),
+        (
+            "warning",
+            not look.stampable,
+            f"{UNNOTED}: nothing on it keeps an older failover out, nor Sentinels from electing it by mistake",
+            "do without to=, and without promotions by hand",
         ),
         ("warning", look.frozen, "it is frozen: it receives from nobody", "resume the failover that froze it"),
     ]

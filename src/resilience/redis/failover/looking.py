@@ -15,6 +15,7 @@ NOWHERE = ("127.0.0.1", 1)
 SETTINGS = ("min-replicas-to-write", "min-replicas-max-lag", "proc-title-template")
 TITLE = "{title} {listen-addr} {server-mode}"
 """proc-title-template as it is where nobody has set it (redis.conf, from 7.0 on)."""
+UNNOTED = "it takes no note (proc-title-template: Redis 7.0 and newer, and CONFIG must be allowed)"
 _STAMP = re.compile(r" resilience-(epoch|priority)=([0-9]+)")
 _NONE = re.compile("0*")
 

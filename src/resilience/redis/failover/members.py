@@ -11,7 +11,7 @@ from typing import Any
 from attrs import define, evolve, field
 
 from resilience.concurrency import stop_tasks
-from resilience.model.errors import FencedOff, Refused, ResilienceError
+from resilience.model.errors import FencedOff, Refused, ResilienceError, Unsupported
 from resilience.redis.client import from_server
 from resilience.redis.members import RedisMember
 
@@ -112,7 +112,7 @@ class Members:
         """Have a server write what it is into its configuration file, if it has one: it starts again as that."""
         try:
             await self.run(name, ("CONFIG", "REWRITE"), operation=operation)
-        except Refused:  # it runs without a file, or may not write it
+        except (Refused, Unsupported):  # it runs without a file, or may not write it
             return
 
     async def aclose(self) -> None:

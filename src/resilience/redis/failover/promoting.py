@@ -13,11 +13,11 @@ from resilience.model.groups import Fence
 from resilience.model.moments import utc_now
 from resilience.model.positions import RecoveryPoint
 
-from .correcting import correct, guard
+from .correcting import correct, guard, release
 from .electing import elect, readmit, recheck
 from .group import position
 from .handing import HANDED_SECONDS
-from .looking import Look
+from .looking import UNNOTED, Look
 from .members import Members
 
 OPERATION = "promote"
@@ -33,12 +33,16 @@ async def promote(members: Members, order: PromotionOrder, *, seconds: float) ->
     await recheck(members, order.fences, seconds=FENCE_SECONDS)
     _, council = await members.look_at_all(operation=OPERATION)
     if order.candidate is None or council.elects:
-        name, order = await elect(members, order, seconds=seconds)
+        try:
+            name, order = await elect(members, order, seconds=seconds)
+        except Refused:
+            await release(members, operation=OPERATION)
+            raise
         if order.candidate is not None:
             await readmit(members)
         return await _promoted(members, name, order)
-    await _by_hand(members, order.candidate, order)
-    return await _promoted(members, order.candidate, order)
+    free = await _by_hand(members, order.candidate, order)
+    return await _promoted(members, order.candidate, order, free)
 
 
 async def verify(members: Members, primary: str, *, epoch: int) -> RecoveryPoint:
@@ -63,17 +67,19 @@ async def require(members: Members, primary: str, needed: int, *, epoch: int) ->
     await members.keep(primary, operation="require")
 
 
-async def _by_hand(members: Members, name: str, order: PromotionOrder) -> None:
+async def _by_hand(members: Members, name: str, order: PromotionOrder) -> tuple[str, ...]:
+    """Promote a replica; return whom the Sentinels might elect by mistake once they come back."""
     look = await members.look(name, operation=OPERATION)
     await members.stamp(name, look, epoch=order.epoch, operation=OPERATION)
     if look.master:
-        return
-    await guard(members, name)
+        return ()
+    free = await guard(members, name)
     await members.links[name].tell("REPLICAOF", "NO", "ONE", seconds=members.seconds, operation=OPERATION)
     await members.keep(name, operation=OPERATION)
+    return free
 
 
-async def _promoted(members: Members, name: str, order: PromotionOrder) -> Promoted:
+async def _promoted(members: Members, name: str, order: PromotionOrder, free: tuple[str, ...] = ()) -> Promoted:
     """Ask the new master itself, and say what it is."""
     try:
         look = await members.look(name, operation=OPERATION)
@@ -92,7 +98,7 @@ async def _promoted(members: Members, name: str, order: PromotionOrder) -> Promo
         forked_at=position(look.parent, look.forked_at) if look.parent else None,
         at=at,
         loss=next((loss for fence in order.fences if (loss := _lost(name, fence, look, at)) is not None), None),
-        findings=_unasked(name, order),
+        findings=(*_unasked(name, order), *(_unguarded(each) for each in free)),
     )
 
 
@@ -119,3 +125,8 @@ def _unasked(name: str, order: PromotionOrder) -> tuple[Finding, ...]:
         return ()
     text = f"the Sentinels have elected it; {order.candidate} was asked for"
     return (Finding(severity="warning", subject=name, text=text, hint="a switchover gives the role away"),)
+
+
+def _unguarded(name: str) -> Finding:
+    text = f"Sentinels that come back may elect it, although another is master now: {UNNOTED}"
+    return Finding(severity="warning", subject=name, text=text, hint="SentinelPromoter.correct, once they are back")

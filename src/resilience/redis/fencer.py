@@ -18,6 +18,7 @@ from .failover.correcting import release
 from .failover.fence_mark import mark_on
 from .failover.group import position
 from .failover.handing import HANDED_SECONDS, hand_over, let_write
+from .failover.identity import refuse_answering, refuse_other
 from .failover.server import LocalRedis
 from .members import RedisMember
 from .promoter import SentinelPromoter
@@ -28,7 +29,8 @@ class LocalFencer:
     """Fences those of `members` that have a `server` on this machine.
 
     Proof is that no process works in its folder and that none can start there: its configuration file says so, whoever
-    starts it, until `lift`. A member that is fenced `clean` first stops taking writes until its replicas have all it
+    starts it, until `lift`. What answers at its url has to be the server in that folder, and nobody may answer there in
+    the end. A member that is fenced `clean` first stops taking writes until its replicas have all it
     had, and may take `patience` seconds for that and to shut down; any other is killed.
     """
 
@@ -52,17 +54,21 @@ class LocalFencer:
             await server.stop(seconds=self.patience)
             return position(look.replid, look.offset)
 
-        mark = mark_on(server)
-        fencing = local.fence(
-            member,
-            server,
-            mark,
-            epoch=epoch,
-            stop=stop if clean else None,
-            ended=lambda: ("dead", None),
-            clock=self.clock,
-        )
-        return await finish(fencing)
+        async def fenced() -> Fence:
+            await refuse_other(named, server)
+            proof = await local.fence(
+                member,
+                server,
+                mark_on(server),
+                epoch=epoch,
+                stop=stop if clean else None,
+                ended=lambda: ("dead", None),
+                clock=self.clock,
+            )
+            await refuse_answering(named)
+            return proof
+
+        return await finish(fenced())
 
     async def lift(self, member: str, *, epoch: int) -> None:
         """Undo a fence; a server that it stopped is started again. See `Fencer.lift`."""

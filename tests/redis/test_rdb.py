@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from resilience import Archive, backup
 from resilience.model.errors import ChecksumMismatch, Corrupt, Unsupported
 from resilience.model.findings import Level
-from resilience.redis import RedisBackupValidator, RedisTarget
+from resilience.redis import RedisBackupValidator, RedisTarget, checking
 from resilience.redis.rdb import Checksum, read_header
 from resilience.redis.target import PART
 from resilience.redis.walking import RdbWalker
@@ -136,6 +137,49 @@ async def test_a_validator_says_how_many_keys_it_has_seen(redis7: TestRedis) -> 
         assert not verdict.passed
         assert "less than the floor of 1.0 GiB" in str(verdict)
         assert f"less than the floor of {KEYS + 1}" in str(verdict)
+
+
+async def test_what_redis_itself_finds_damaged_does_not_pass(
+    redis7: TestRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(redis7)
+    archive = Archive(MemoryStore())
+    manifest = (await backup(RedisTarget("cache", url=redis7.url), archive)).manifest
+    async with archive.open(manifest) as stored:
+        assert "redis-check-rdb finds it sound" in str(await RedisBackupValidator().check(stored))
+        assert "redis-check-rdb" not in str(await RedisBackupValidator(program=False).check(stored))
+        assert (await RedisBackupValidator(program="no-such-program").check(stored)).passed
+        feed = checking._Check.feed
+        monkeypatch.setattr(checking._Check, "feed", lambda check, chunk: feed(check, chunk[:-9] + b"x" * 9))
+        verdict = await RedisBackupValidator().check(stored)
+    assert not verdict.passed
+    assert "redis-check-rdb finds it damaged: [offset" in str(verdict)
+
+
+async def test_what_is_newer_than_redis_check_rdb_is_said(new_redis: NewRedis) -> None:
+    server = new_redis(8)
+    fill(server)
+    archive = Archive(MemoryStore())
+    manifest = (await backup(RedisTarget("cache", url=server.url), archive)).manifest
+    async with archive.open(manifest) as stored:
+        verdict = await RedisBackupValidator().check(stored)
+    assert verdict.passed
+    assert "redis-check-rdb could not read it: " in str(verdict)
+    assert "RDB format version 12" in str(verdict)
+
+
+async def test_a_redis_check_rdb_that_is_killed_or_fails_is_said(redis7: TestRedis, tmp_path: Path) -> None:
+    redis7.fill(20_000)  # more than a pipe holds
+    archive = Archive(MemoryStore())
+    manifest = (await backup(RedisTarget("cache", url=redis7.url), archive)).manifest
+    for number, script in enumerate(("kill -9 $$", "echo no memory >&2; exit 1")):
+        program = tmp_path / f"check-{number}"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        async with archive.open(manifest) as stored:
+            verdict = await RedisBackupValidator(program=program).check(stored)
+        assert verdict.passed
+        assert f"check-{number} could not read it: {'status -9' if number == 0 else 'no memory'}" in str(verdict)
 
 
 async def test_an_rdb_without_a_checksum_is_taken_with_a_warning(new_redis: NewRedis) -> None:

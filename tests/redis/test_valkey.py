@@ -35,6 +35,10 @@ async def test_a_valkey_comes_back(valkey: TestRedis, new_redis: NewRedis, tmp_o
     manifest = (await backup(target, archive)).manifest
     assert manifest.details["product"] == "valkey"
     scratch = RedisScratch(program=valkey.binary, within=tmp_owned)
+    async with archive.open(manifest) as stored:
+        verdict = await RedisBackupValidator(program="redis-check-rdb").check(stored)  # which knows nothing of Valkey 9
+    assert verdict.passed
+    assert "redis-check-rdb could not read it" in str(verdict)
     verdict = await verify(archive, manifest, validators=[RedisBackupValidator(keys=23)], scratch=scratch)
     assert verdict.level == Level.STARTS
     other = new_redis(9)

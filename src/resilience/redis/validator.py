@@ -1,18 +1,19 @@
-"""RedisBackupValidator: an RDB parses to its end (level L2), without any program of Redis."""
+"""RedisBackupValidator: an RDB parses to its end (level L2), with or without a program of Redis."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from attrs import define
 
-from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt, Unsupported
 from resilience.model.findings import Finding, Level, Severity, Verdict
 from resilience.model.show import as_bytes
 from resilience.primitives import StoredBackup
 
+from .checking import walk
 from .target import PART
 from .walking import RdbWalker
 
@@ -25,12 +26,16 @@ class RedisBackupValidator:
 
     `at_least` is the plain size in bytes below which a backup is suspicious and fails, `keys` the number of keys. An
     RDB without a checksum (`rdbchecksum no`) passes with a warning.
+
+    `program` reads it too where there is one, and a note says so: by default (True) the `redis-check-rdb` or
+    `valkey-check-rdb` on the PATH. What is newer than the program is a warning. False is for our own walk alone.
     """
 
     level: ClassVar[Level] = Level.PARSES
 
     at_least: int = 0
     keys: int = 0
+    program: str | Path | bool = True
 
     async def check(self, subject: StoredBackup) -> Verdict:
         """Read the whole backup. What is wrong is a finding; raises Unavailable if the store does not answer."""
@@ -39,11 +44,9 @@ class RedisBackupValidator:
         if manifest.kind != KIND:
             raise ValueError(f"{manifest.id} is a {manifest.kind}; this validator checks RDBs")
         walker = RdbWalker()
-        findings = []
+        findings: list[Finding] = []
         try:
-            async with subject.read(PART) as chunks:
-                await each_in_thread(chunks, walker.feed)
-            await in_thread(walker.close)
+            findings += await walk(subject, PART, walker, self.program)
         except (Corrupt, Unsupported) as error:
             findings.append(_finding("blocker", error.subject or manifest.id, error.what, error.hint))
         else:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import ClassVar
 
 from attrs import define
 
-from resilience.concurrency import each_in_thread, in_thread
 from resilience.model.errors import Corrupt, Unsupported
 from resilience.model.findings import Finding, Level, Verdict, blocker
 from resilience.model.show import as_bytes
 from resilience.primitives import StoredBackup
+from resilience.redis.checking import walk
 from resilience.redis.walking import RdbWalker
 
 from .directory import shards_of
@@ -23,12 +24,14 @@ class RedisClusterValidator:
     """Walks the RDB of every shard to its end, as `RedisBackupValidator` does with one.
 
     `at_least` is the plain size in bytes below which a backup is suspicious and fails, `keys` the number of keys.
+    `program` reads them too, as it does there.
     """
 
     level: ClassVar[Level] = Level.PARSES
 
     at_least: int = 0
     keys: int = 0
+    program: str | Path | bool = True
 
     async def check(self, subject: StoredBackup) -> Verdict:
         """Read the whole backup. What is wrong is a finding; raises Unavailable if the store does not answer."""
@@ -37,13 +40,11 @@ class RedisClusterValidator:
         if manifest.kind != CLUSTER:
             raise ValueError(f"{manifest.id} is a {manifest.kind}; this validator checks backups of clusters")
         keys = size = 0
-        findings = []
+        findings: list[Finding] = []
         try:
             for shard in shards_of(manifest):
                 walker = RdbWalker()
-                async with subject.read(shard.part) as chunks:
-                    await each_in_thread(chunks, walker.feed)
-                await in_thread(walker.close)
+                findings += await walk(subject, shard.part, walker, self.program)
                 keys, size = keys + walker.keys.total(), size + walker.size
                 text = f"slots {shard.slots}: {walker.keys.total()} keys"
                 findings.append(Finding(severity="note", subject=f"{manifest.id} {shard.part}", text=text))

@@ -149,8 +149,7 @@ class Finder:
         roles = {each: task.result() for each, task in tasks.items() if task.exception() is None}
         upstreams = [upstream for each in roles.values() if (upstream := _upstream(each)) is not None]
         places = {address: address for address in self.members}
-        if 0:
-            await learn(places, [*upstreams, *([self._last] if self._last is not None else [])])
+        await learn(places, [*upstreams, *([self._last] if self._last is not None else [])])
         followed = [places.get(upstream) for upstream in upstreams]
         for address, role in roles.items():
             if role[0] == b"master" and 1 + followed.count(address) > len(self.members) // 2:

@@ -67,7 +67,7 @@ async def refuse_answering(member: RedisMember) -> None:
 
 
 def _elsewhere(server: LocalRedis) -> str:
-    """Say that by its configuration file it works in another folder that is there; containers have names of their own."""
+    """Say that by its configuration file it works in another folder that is there; a container has its own names."""
     try:
         found = _DIR.findall(server.config.read_text(errors="replace"))
         there = Path(found[-1].strip("'\"")) if found else server.data

@@ -114,6 +114,18 @@ async def test_a_change_anywhere_in_a_large_value_is_seen(redis7: TestRedis) -> 
     assert str(verdict).count("holds something else") == 6
 
 
+async def test_of_a_modules_value_the_type_is_compared_and_that_is_said(new_redis: NewRedis) -> None:
+    server = new_redis(8)
+    server.ask("VADD", "vectors", "VALUES", 2, 1, 1, "element")
+    sample = await take_sample(server.url)
+    verdict = await RedisContentValidator(sample=sample).check(LiveRedis(server.url))
+    assert verdict.passed
+    assert "1 of the values were compared by their type" in str(verdict)
+    server.ask("DEL", "vectors")
+    server.ask("SET", "vectors", "text")
+    assert not (await RedisContentValidator(sample=sample).check(LiveRedis(server.url))).passed
+
+
 async def test_a_value_of_another_type_is_something_else(redis7: TestRedis) -> None:
     redis7.ask("RPUSH", "key", "value")
     sample = await take_sample(redis7.url)

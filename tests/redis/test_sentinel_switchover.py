@@ -49,6 +49,8 @@ async def test_a_pause_that_has_lapsed_is_begun_anew_before_anybody_is_promoted(
         promoted = await promoter.promote(PromotionOrder(candidate=None, epoch=1, fences=(fence,)))
         assert watched.servers[promoted.primary].ask("EXISTS", "late") == 1
         assert promoted.loss is None
+        watched.master.ask("CLIENT", "UNPAUSE")
+        await promoter.promote(PromotionOrder(candidate=None, epoch=1, fences=(fence,)))
         once = Retry(NoBackoff(), 0)
         client = redis.Redis(port=watched.master.port, socket_timeout=0.3, retry=once)
         with client, pytest.raises(redis.TimeoutError):

@@ -39,6 +39,12 @@ async def hand_over(members: Sequence[RedisMember], name: str, *, seconds: float
             await link.aclose()
 
 
+async def hold_on(link: Link, *, seconds: float) -> None:
+    """Have a server that was handed over go on taking no writes until it is a replica, if it answers."""
+    with suppress(ResilienceError):
+        await link.ask("CLIENT", "PAUSE", int(2000 * HANDED_SECONDS), "WRITE", seconds=seconds, operation=OPERATION)
+
+
 async def let_write(link: Link, *, seconds: float) -> None:
     """Let a server take writes again, if it answers: the pause ends by itself too."""
     with suppress(ResilienceError):

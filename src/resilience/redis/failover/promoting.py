@@ -16,7 +16,7 @@ from resilience.model.positions import RecoveryPoint
 from .correcting import correct, guard, release
 from .electing import elect, readmit, recheck
 from .group import position
-from .handing import HANDED_SECONDS
+from .handing import HANDED_SECONDS, hold_on
 from .looking import UNNOTED, Look
 from .members import Members
 
@@ -38,6 +38,9 @@ async def promote(members: Members, order: PromotionOrder, *, seconds: float) ->
         except Refused:
             await release(members, operation=OPERATION)
             raise
+        for fence in order.fences:  # clients are led away first, and that takes its time
+            if fence.kind == "delegated" and fence.end is not None:
+                await hold_on(members.links[fence.member], seconds=members.seconds)
         if order.candidate is not None:
             await readmit(members)
         return await _promoted(members, name, order)

@@ -120,15 +120,22 @@ class Finder:
             self.moved()
 
     async def _look(self) -> Address | None:
-        """Ask the Sentinels, and whom they name; None if nobody is master by both."""
+        """Ask the Sentinels, and whom they promote or name; None if nobody is master by both."""
         council = await self.sentinels.ask(operation=OPERATION, hurry=True)
         if not council.complete:
             self.problem = f"{len(council.answering)} of {council.size} Sentinels answer{_why(council)}"
             return await self._followed()
-        for address in dict.fromkeys(each for each in (council.chosen, council.named) if each is not None):
-            if await self._is_master(address):
-                return address
-        return None
+        address = council.chosen or council.named  # whoever is being replaced would lose what is written there now
+        return address if address is not None and await self._is_master(address) else None
+
+    async def _look_until_news(self) -> Address | None:
+        """Look, but wait for nobody who hangs once a Sentinel says something: it is to be looked anew then."""
+        looking, hearing = asyncio.create_task(self._look()), asyncio.create_task(self._news.wait())
+        try:
+            await asyncio.wait([looking, hearing], return_when=asyncio.FIRST_COMPLETED)
+            return looking.result() if looking.done() else None
+        finally:
+            await stop_tasks([looking, hearing])
 
     async def _is_master(self, address: Address) -> bool:
         try:
@@ -221,7 +228,7 @@ class Finder:
         before = self.master
         while True:
             self._news.clear()
-            address = await self._look()
+            address = await self._look_until_news()
             another = address != before or monotonic() > self._hoped_until
             if address is not None and another and not self._news.is_set():
                 self._settle(address)

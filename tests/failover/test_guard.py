@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -67,6 +68,23 @@ async def test_once_a_newer_primary_is_seen_the_older_one_is_left_for_good(group
         with pytest.raises(Unreachable, match="another one has been promoted to 2"):
             await port_of(guard, old)
         assert await port_of(guard, new) == b.port
+    finally:
+        await old.close()
+        await new.close()
+
+
+async def test_who_waited_through_a_promotion_does_not_get_a_connection_from_before_it(group: TestGroup) -> None:
+    guard, a, b = PrimaryGuard(), group.servers["a"], group.servers["b"]
+    old = await asyncpg.create_pool(a.uri(), init=guard.init, min_size=0, max_size=1)
+    new = await pooled(b, guard)
+    try:
+        async with guard.acquire(old, seconds=10):
+            waiting = asyncio.create_task(port_of(guard, old))
+            await asyncio.sleep(0)
+            b.run("pg_ctl", "-D", str(b.data), "promote", "-w")
+            assert await port_of(guard, new) == b.port
+        with pytest.raises(Unreachable, match="another one has been promoted to 2"):
+            await waiting
     finally:
         await old.close()
         await new.close()

@@ -188,6 +188,11 @@ def writable(plan: FailoverPlan, facts: GroupFacts) -> Iterator[Finding]:
 def connected(facts: GroupFacts, routes: Sequence[RouteFacts]) -> Iterator[Finding]:
     """Do clients reach the new primary, by every way?"""
     primary = facts.member(facts.primary)
+    if primary is None:
+        yield blocker("routes", "nobody is known as primary, so nobody can tell whether clients reach it", "plan again")
+    if not routes:
+        text = "there is no route to look at: whether clients reach the new primary nobody has seen"
+        yield Finding(severity="warning", subject="routes", text=text, hint="connect as an application does")
     for route in routes:
         if route.held:
             yield blocker(route.route, "its clients still wait", "resume() lets them go")

@@ -255,6 +255,12 @@ class _Case:
         if self.kind == "switchover":
             yield from unreachable(self.routes)
         for route in self.routes:
+            if route.to is None and route.instance:
+                text = (
+                    "it leads to a server at another address than any member has: if it is let go, it is written anew"
+                )
+                hint = "give the switch the address of each member as it stands there"
+                yield Finding(severity="warning", subject=route.route, text=text, hint=hint)
             if route.to is not None and self.found.primary and route.to != self.found.primary and not route.follows:
                 text = f"it leads to {route.to}, not to {self.found.primary}"
                 yield Finding(severity="warning", subject=route.route, text=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -59,15 +60,27 @@ class PrimaryGuard:
     @asynccontextmanager
     async def acquire(self, pool: asyncpg.Pool, *, seconds: float | None = None) -> AsyncIterator[PoolConnectionProxy]:
         """Acquire a connection, within `seconds`; released on leaving. What is raised within is raised."""
-        if self._pools.get(pool, 0) != self._generation:
-            self._pools[pool] = self._generation
+        connection = await self._acquired(pool, seconds)
+        try:
+            yield connection
+        except asyncpg.ReadOnlySQLTransactionError:
             await pool.expire_connections()
-        async with pool.acquire(timeout=seconds) as connection:
-            try:
-                yield connection
-            except asyncpg.ReadOnlySQLTransactionError:
-                await pool.expire_connections()
-                raise
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def _acquired(self, pool: asyncpg.Pool, seconds: float | None) -> PoolConnectionProxy:
+        """Acquire a connection of whoever is primary now; who waited for one may have waited through a promotion."""
+        async with asyncio.timeout(seconds):
+            while True:
+                if self._pools.get(pool, 0) != self._generation:
+                    self._pools = {each: seen for each, seen in self._pools.items() if not each.is_closing()}
+                    self._pools[pool] = self._generation
+                    await pool.expire_connections()
+                connection = await pool.acquire()
+                if self._pools.get(pool, 0) == self._generation:
+                    return connection
+                await pool.release(connection)
 
     def protect(self, engine: Engine | AsyncEngine) -> None:
         """Guard the pool of an SQLAlchemy engine, from now on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -58,7 +59,9 @@ class Rewind:
         if not self.restore_command:
             return []
         config = folder / "postgresql.conf"
-        folder.chmod(0o711)
+        config.touch(mode=0o600)
         config.write_text(f"restore_command = {quoted(self.restore_command)}\n")
-        config.chmod(0o644)
+        if (account := self.server.account) is not None:
+            for path in (config, folder):
+                os.chown(path, account.uid, account.gid)
         return ["--restore-target-wal", f"--config-file={config}"]

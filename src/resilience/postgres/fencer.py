@@ -16,6 +16,7 @@ from resilience.model.positions import Position
 
 from .failover.control import ended
 from .failover.fence_mark import mark_on, refuse_overridden
+from .failover.identity import refuse_answering, refuse_other
 from .failover.server import LocalServer
 from .members import PostgresMember
 
@@ -25,8 +26,9 @@ class LocalFencer:
     """Fences those of `members` that have a `server` on this machine.
 
     Proof is that no process works in the data directory and that none can start there: postgresql.auto.conf says so,
-    whoever starts it (an init system, for one), until `lift`. A member that is fenced `clean` may take `patience`
-    seconds to stop in order; any other is killed.
+    whoever starts it (an init system, for one), until `lift`. What answered last at the member's dsn has to be the
+    server in that directory; where nobody has heard any, connections have to be refused there in the end. A member
+    that is fenced `clean` may take `patience` seconds to stop in order; any other is killed.
     """
 
     given: Sequence[PostgresMember] = field(alias="members")
@@ -52,6 +54,8 @@ class LocalFencer:
         await finish(local.lift(server, mark_on(server.data, server.account), epoch=epoch))
 
     async def _fence(self, member: str, server: LocalServer, epoch: int, clean: bool) -> Fence:
+        named = next(each for each in self.given if each.name == member)
+        proven = await refuse_other(named, server, [each for each in self.given if each.name != member])
         await in_thread(refuse_overridden, server.data)
 
         async def stop() -> None:
@@ -63,9 +67,12 @@ class LocalFencer:
             return state, checkpoint if state == "shut down" else None
 
         mark = mark_on(server.data, server.account)
-        return await local.fence(
+        fence = await local.fence(
             member, server, mark, epoch=epoch, stop=stop if clean else None, ended=found, clock=self.clock
         )
+        if not proven:
+            await refuse_answering(named)
+        return fence
 
     def _server(self, member: str) -> LocalServer:
         for each in self.given:

@@ -18,6 +18,7 @@ from resilience.postgres.lsn import position
 from resilience.postgres.members import PostgresMember
 from resilience.postgres.survey import NEWEST, OLDEST
 
+from .identity import HINT
 from .looking import ASLEEP, Look
 from .owners import owner
 from .sync_names import ANYBODY
@@ -30,13 +31,17 @@ FRESH_SECONDS = 5.0
 
 @frozen(kw_only=True)
 class Seen:
-    """One member as it was looked at; without a look, the error says why. `free` are bytes on its disk."""
+    """One member as it was looked at; without a look, the error says why.
+
+    `free` are bytes on its disk; `elsewhere` says why its data directory is not that of the server that answers.
+    """
 
     member: PostgresMember
     look: Look | None = None
     error: ResilienceError | None = None
     seconds: float = 0.0
     free: int | None = None
+    elsewhere: str = ""
 
 
 def group_facts(
@@ -223,6 +228,7 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
     ]
     if look.standby:
         checks += [
+            ("blocker", bool(each.elsewhere), each.elsewhere, HINT),
             (
                 "warning",
                 look.upstream.frozen,
@@ -260,7 +266,8 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
 
 
 def _group_findings(seen: Sequence[Seen], primary: str) -> list[Finding]:
-    found = []
+    # Nobody plans around what a primary says of itself, so this stands in the way of the whole group.
+    found = [blocker(primary, each.elsewhere, HINT) for each in seen if each.elsewhere and each.member.name == primary]
     writing = [each.member.name for each in seen if each.look and not each.look.standby]
     if len(writing) > 1:
         text = f"{' and '.join(writing)} take writes at once; {primary} has the latest history"

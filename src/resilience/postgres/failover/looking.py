@@ -69,6 +69,7 @@ select current_setting('server_version') as version,
        current_setting('primary_conninfo') as conninfo,
        current_setting('primary_slot_name') as slot_name,
        current_setting('cluster_name') as cluster_name,
+       current_setting('port') as port,
        current_setting('synchronous_standby_names') as sync_names,
        current_setting('synchronous_commit') as sync_commit,
        (select coalesce(json_agg(concat_ws(' in ', case when setrole <> 0 then 'role ' || pg_get_userbyid(setrole) end,
@@ -121,6 +122,7 @@ class Look:
     upstream: Upstream
     slot_name: str
     cluster_name: str
+    port: str
     sync: SyncNames
     sync_commit: str
     impatient: Sequence[str]

@@ -14,6 +14,7 @@ from resilience.postgres.members import PostgresMember
 
 from .conninfo import Upstream, quoted
 from .group import PROBE_SECONDS, Seen
+from .identity import last_noted, noted
 from .links import Link
 from .looking import ASLEEP, Look, Looker
 
@@ -25,8 +26,15 @@ HUNG_SECONDS = 0.2
 HUNG_LOOKS = 10
 """So often it is waited for as long as any other: it may have come back, and only be slow."""
 CONFIGURE_SECONDS = 5.0
-# Whoever writes a password into primary_conninfo does not want it in the server's log.
-_QUIET = ("log_statement = 'none'", "log_min_duration_statement = -1", "log_min_error_statement = 'panic'")
+# Whoever writes a password into primary_conninfo does not want it in the server's log, nor in its statistics. Where an
+# extension is not loaded, its setting is a name like any other.
+_QUIET = (
+    "log_statement = 'none'",
+    "log_min_duration_statement = -1",
+    "log_min_error_statement = 'panic'",
+    "pg_stat_statements.track_utility = off",
+    "pgaudit.log = 'none'",
+)
 
 _PROBE = """copy (select) to program 'exec "{bin_dir}/pg_isready" -q -h "{host}" -p "{port}" -t {seconds}'"""
 
@@ -91,8 +99,19 @@ class Members:
         try:
             look = await self._lookers[member.name].look(seconds=self.deadline(member.name), operation=operation)
         except ResilienceError as error:
-            return self.remember(Seen(member=member, error=error, seconds=monotonic() - began, free=free))
-        return self.remember(Seen(member=member, look=look, seconds=monotonic() - began, free=free))
+            return self.remember(
+                Seen(
+                    member=member,
+                    error=error,
+                    seconds=monotonic() - began,
+                    free=free,
+                    elsewhere=last_noted(member) or "",
+                )
+            )
+        elsewhere = await noted(member, look.instance, look.port)
+        return self.remember(
+            Seen(member=member, look=look, seconds=monotonic() - began, free=free, elsewhere=elsewhere)
+        )
 
     def remember(self, seen: Seen) -> Seen:
         """Keep what was seen of a member last."""

@@ -26,7 +26,7 @@ LOOK_AGAIN_SECONDS = 0.002
 _LOG_LINES = 5
 # A server logs a primary_conninfo that has changed, with its password.
 _SECRET = re.compile(r"(password)\s*=\s*('(?:[^'\\]|\\.|'')*'|[^\s\"']+)", re.IGNORECASE)
-_PORT, _SOCKET, _STATUS = 3, 4, 7
+STARTED, PORT, _SOCKET, _STATUS = 2, 3, 4, 7
 """Which lines of postmaster.pid name these (src/include/utils/pidfile.h)."""
 
 
@@ -55,6 +55,8 @@ class LocalServer:
     bin_dir: Path | None = field(default=None, converter=_optional, kw_only=True)
     log: Path | None = field(default=None, converter=_optional, kw_only=True)
     start_with: Sequence[str] = field(default=(), converter=_commands, kw_only=True)
+    answered: dict[tuple[str, str], tuple[str, str]] = field(factory=dict, init=False, eq=False, repr=False)
+    """Which run of a server answered last at an address, and why that is not this one; see `identity`."""
 
     @property
     def tools(self) -> Tools:
@@ -187,7 +189,7 @@ def _clear(data: Path) -> None:
         return
     lines = lock.read_text(errors="replace").splitlines()
     if len(lines) > _SOCKET and lines[_SOCKET]:
-        socket = Path(lines[_SOCKET]) / f".s.PGSQL.{lines[_PORT]}.lock"
+        socket = Path(lines[_SOCKET]) / f".s.PGSQL.{lines[PORT]}.lock"
         if socket.exists() and socket.read_text(errors="replace").split("\n", 1)[0] == lines[0]:
             socket.unlink(missing_ok=True)
     lock.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from datetime import timedelta
 from attrs import define, field
 
 from resilience.journal import Journal
-from resilience.model.errors import Unreachable
+from resilience.model.errors import ResilienceError, Unreachable
 from resilience.model.failover import FailoverPlan, FailoverPolicy, FailoverReport
 from resilience.operations.failover import failover
 from resilience.operations.group import FailoverGroup
@@ -46,13 +46,16 @@ class Fate:
 
 @define
 class FatefulStore:
-    """A store whose puts are points to die at, before and after; it can also go away, or lose its answers."""
+    """A store whose puts are points to die at, before and after; it can also fail, or lose its answers."""
 
     store: ObjectStore
     watch: Callable[[str], Awaitable[None]]
     gone: bool = False
     gone_at: int = -1
     mute_at: int = -1
+    error: ResilienceError = field(
+        factory=lambda: Unreachable("no route to host", operation="connect", subject="store")
+    )
     puts: int = 0
 
     async def put(self, key: str, chunks: Chunks) -> ObjectInfo:
@@ -80,6 +83,7 @@ class FatefulStore:
             yield info
 
     async def stat(self, key: str) -> ObjectInfo | None:
+        self._answer()
         return await self.store.stat(key)
 
     async def delete(self, key: str) -> None:
@@ -87,7 +91,7 @@ class FatefulStore:
 
     def _answer(self) -> None:
         if self.gone:
-            raise Unreachable("no route to host", operation="connect", subject="the journal's store")
+            raise self.error
 
 
 @define

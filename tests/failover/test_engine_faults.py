@@ -15,6 +15,7 @@ from resilience.model.errors import (
     Interrupted,
     JournalConflict,
     Refused,
+    ResilienceError,
     RouteMoved,
     TimedOut,
     Unreachable,
@@ -25,7 +26,7 @@ from resilience.operations.switchover import switchover
 
 from .staged import Stage
 
-ERRORS = [
+ERRORS: list[Exception] = [
     Unreachable("no route to host", operation="do", subject="it"),
     TimedOut("no answer", operation="do", subject="it"),
     Interrupted("the connection broke", operation="do", subject="it"),
@@ -108,13 +109,16 @@ async def test_a_switchover_that_is_stopped_after_the_fence_leaves_everything_as
 
 
 @pytest.mark.parametrize("at", range(2, 20))
-async def test_the_journal_that_goes_away_in_the_middle_stops_it_before_the_next_effect(at: int) -> None:
+@pytest.mark.parametrize("error", ERRORS[:4], ids=lambda error: type(error).__name__)
+async def test_the_journal_that_fails_in_the_middle_stops_it_before_the_next_effect(
+    error: ResilienceError, at: int
+) -> None:
     stage = await Stage.of("a", "b", "c")
-    stage.store.gone_at = at
+    stage.store.gone_at, stage.store.error = at, error
     try:
         report = await switchover(stage.group, to="b", clock=stage.world.clock)
-    except Interrupted as error:
-        said = str(error)
+    except Interrupted as caught:
+        said = str(caught)
     else:
         assert report.ending == "completed" and stage.store.puts < at
         return
@@ -128,6 +132,26 @@ async def test_the_journal_that_goes_away_in_the_middle_stops_it_before_the_next
     assert report.ending == "completed" and len(stage.world.effects) > done - 1
     assert stage.world.promotions == ["b"] and stage.world.two_writers == []
     assert (stage.switch.to, stage.switch.held) == ("b", False)
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+async def test_who_stood_still_and_cannot_look_into_the_journal_leaves_it_to_a_resume(
+    monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    stage = await Stage.of("a", "b", "c")
+    monkeypatch.setattr("resilience.operations.executing.STOOD_STILL", -1.0)
+
+    async def goes_away(point: str) -> None:
+        stage.store.gone = stage.store.puts == at and point == "after put"
+
+    stage.store.watch = goes_away
+    with pytest.raises(Interrupted, match="the journal cannot be read"):
+        await switchover(stage.group, to="b", clock=stage.world.clock)
+    stage.store.watch = stage.world.watch
+    found = await stage.healed().execution()
+    assert found is not None and stage.switch.held == (not found.only_held)
+    assert (await resume(stage.group, clock=stage.world.clock)).ending == "completed"
+    stage.assert_safe()
 
 
 @pytest.mark.parametrize("at", range(1, 14))

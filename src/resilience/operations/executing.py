@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from attrs import define, evolve, field
@@ -18,7 +18,6 @@ from resilience.model.errors import (
     Refused,
     ResilienceError,
     RouteMoved,
-    Unavailable,
 )
 from resilience.model.events import Notifier
 from resilience.model.failover import FailoverReport, Outcome, Step, StepDone
@@ -88,7 +87,7 @@ class Engine:
     async def _carried(self, todo: Sequence[Step]) -> list[tuple[StepDone, Came]]:
         """Carry steps out side by side, and wait for all of them."""
         if time.time() - self._written > STOOD_STILL:
-            await self.journal.confirm(self.execution.number)
+            await self._served(self.journal.confirm(self.execution.number), "the journal cannot be read")
         effects = Effects(self.group, self.execution, self.actor, self.clock)
         self._running = tuple(asyncio.create_task(self._one(effects, step)) for step in todo)
         await asyncio.wait(self._running)
@@ -156,11 +155,7 @@ class Engine:
     async def _recorded(self, record: Record) -> None:
         """Write a record, and see where that leads; nothing is begun that is not written down."""
         before, written = self.execution.state, time.time()
-        try:
-            await self.journal.append(record)
-        except Unavailable as error:
-            await self._let_go()
-            raise self._interrupted(f"the journal cannot be written: {error}") from error
+        await self._served(self.journal.append(record), "the journal cannot be written")
         self.execution, self._written = after(self.execution, record), written
         self._tries = self._tries + 1 if self.execution.state == before else 0
         if self._tries >= TRIES:
@@ -192,11 +187,19 @@ class Engine:
         findings = await looked(self.group.after, self.execution.plan, unable="warning") if completed else ()
         execution = evolve(self.execution, findings=(*self.execution.findings, *findings))
         report = reported(execution, now=self.clock(), checking=time.monotonic() - began)
-        try:
-            await self.journal.append(evolve(self._record(), kind="ended", report=report))
-        except Unavailable as error:
-            raise self._interrupted(f"all is done, and the journal cannot be written: {error}") from error
+        ended = self.journal.append(evolve(self._record(), kind="ended", report=report))
+        await self._served(ended, "all is done, and the journal cannot be written")
         return report
+
+    async def _served(self, asked: Awaitable[None], why: str) -> None:
+        """Wait for the journal once something was begun: then whatever it refuses is told as Interrupted."""
+        try:
+            await asked
+        except (JournalConflict, FencedOff):
+            raise  # whoever acts now knows better
+        except ResilienceError as error:
+            await self._let_go()
+            raise self._interrupted(f"{why}: {error}") from error
 
     def _record(self, *, stop: str = "") -> Record:
         return Record(

@@ -36,28 +36,34 @@ ANSWERS_WITHIN_SECONDS = 5.0
 
 
 @frozen(kw_only=True)
-class KilledPostmaster:
+class _Struck:
+    """Whom a fault is done to: `member` is its name in the group, `dsn` reaches the server itself, not a route."""
+
+    member: str
+    dsn: Dsn = field(converter=parse_dsn)
+    clock: Callable[[], datetime] = field(default=utc_now, repr=False)
+    system: ClassVar[str] = "postgresql"
+
+    @property
+    def subject(self) -> str:
+        """Whom it is done to."""
+        return self.member
+
+
+@frozen(kw_only=True)
+class KilledPostmaster(_Struck):
     """Kills the postmaster of the server on `data` with SIGKILL; its processes notice and leave by themselves.
 
     `member` is its name in the group, `dsn` reaches the server itself, not through a route. There is nothing to
     heal: it stays dead until somebody starts it. Takes the server's account, or root.
     """
 
-    member: str
     data: Path = field(converter=Path)
-    dsn: Dsn = field(converter=parse_dsn)
-    clock: Callable[[], datetime] = field(default=utc_now, repr=False)
-    system: ClassVar[str] = "postgresql"
 
     @property
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"kill -9 of {self.member}"
-
-    @property
-    def subject(self) -> str:
-        """Whom it is done to."""
-        return self.member
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
@@ -87,27 +93,18 @@ class KilledPostmaster:
 
 
 @frozen(kw_only=True)
-class HungServer:
+class HungServer(_Struck):
     """Stops every process of the server on `data` with SIGSTOP: it is there, and answers nobody.
 
     Healing lets go on what still is there (SIGCONT): a primary that wakes up and knows nothing of what has happened.
     """
 
-    member: str
     data: Path = field(converter=Path)
-    dsn: Dsn = field(converter=parse_dsn)
-    clock: Callable[[], datetime] = field(default=utc_now, repr=False)
-    system: ClassVar[str] = "postgresql"
 
     @property
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"SIGSTOP of {self.member}"
-
-    @property
-    def subject(self) -> str:
-        """Whom it is done to."""
-        return self.member
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
@@ -156,27 +153,18 @@ class Cuttable(Protocol):
 
 
 @frozen(kw_only=True)
-class CutNetwork:
+class CutNetwork(_Struck):
     """Cuts the network before a server: what is sent to it, or by it, arrives nowhere, and nobody is told.
 
     `dsn` reaches the server the way that is cut. The server itself goes on, and believes that it is the primary.
     """
 
-    member: str
     network: Cuttable = field(repr=False)
-    dsn: Dsn = field(converter=parse_dsn)
-    clock: Callable[[], datetime] = field(default=utc_now, repr=False)
-    system: ClassVar[str] = "postgresql"
 
     @property
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"cut network of {self.member}"
-
-    @property
-    def subject(self) -> str:
-        """Whom it is done to."""
-        return self.member
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:

@@ -34,25 +34,30 @@ ANSWERS_WITHIN_SECONDS = 5.0
 
 
 @frozen(kw_only=True)
-class KilledRedis:
-    """Kills all processes of `member`'s server on this machine with SIGKILL: what it had not written is gone.
-
-    There is nothing to heal: it stays dead until somebody starts it. Takes the server's account, or root.
-    """
+class _Struck:
+    """Whom a fault is done to."""
 
     member: RedisMember
     clock: Callable[[], datetime] = field(default=utc_now, repr=False)
     system: ClassVar[str] = SYSTEM
 
     @property
-    def name(self) -> str:
-        """What the drill's record calls it."""
-        return f"kill -9 of {self.member.name}"
-
-    @property
     def subject(self) -> str:
         """Whom it is done to."""
         return self.member.name
+
+
+@frozen(kw_only=True)
+class KilledRedis(_Struck):
+    """Kills all processes of `member`'s server on this machine with SIGKILL: what it had not written is gone.
+
+    There is nothing to heal: it stays dead until somebody starts it. Takes the server's account, or root.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the drill's record calls it."""
+        return f"kill -9 of {self.member.name}"
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:
@@ -78,25 +83,16 @@ class KilledRedis:
 
 
 @frozen(kw_only=True)
-class HungRedis:
+class HungRedis(_Struck):
     """Stops the processes of `member`'s server (SIGSTOP): it answers nobody, and its connections stay open.
 
     Healing lets go on what still is there (SIGCONT): a master that wakes up and knows nothing of what has happened.
     """
 
-    member: RedisMember
-    clock: Callable[[], datetime] = field(default=utc_now, repr=False)
-    system: ClassVar[str] = SYSTEM
-
     @property
     def name(self) -> str:
         """What the drill's record calls it."""
         return f"SIGSTOP of {self.member.name}"
-
-    @property
-    def subject(self) -> str:
-        """Whom it is done to."""
-        return self.member.name
 
     @asynccontextmanager
     async def inject(self) -> AsyncIterator[FaultProof]:

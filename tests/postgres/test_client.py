@@ -296,6 +296,11 @@ def test_only_what_names_corruption_is_corrupt(state: str, kind: type[Resilience
     assert type(from_server(state, "m", dsn=Dsn.parse("host=one"), operation="ask")) is kind
 
 
+@pytest.mark.parametrize("state", ["57014", "55P03", "40001", "40P01", "25P04"])
+def test_a_query_that_was_stopped_may_be_asked_again(state: str) -> None:
+    assert type(from_server(state, "m", dsn=Dsn.parse("host=one"), operation="ask")) is Unavailable
+
+
 @pytest.mark.parametrize(
     "message", ['could not open file "x": Permission denied', 'could not stat file "x"', "permission denied for file x"]
 )

@@ -68,6 +68,8 @@ _SESSIONS = {"any", "primary", "standby", "prefer-standby", "read-write", "read-
 _DENIED = ("authentication failed", "pg_hba.conf", "no password supplied")
 _NO_REPLICATION = ("permission denied to start WAL sender", "replication role to start walsender")
 _MISCONFIGURED = ("invalid sslmode value", "certificate file", "certificate verify failed", "does not match host name")
+# A query that somebody or a deadline stopped, a lock that was not had in time: nothing is wrong with what was asked.
+_STOPPED = {"57014", "55P03", "25P03", "25P04"}
 _UNREADABLE = ("could not open file", "could not stat", "permission denied for file")
 
 
@@ -372,7 +374,7 @@ def from_server(state: str, message: str, hint: str = "", *, dsn: Dsn, operation
         hint = hint or "check sslmode, host and sslrootcert"
     elif state.startswith(("57P", "08")) or not state:
         kind = Unreachable
-    elif state.startswith(("53", "58", "XX")) or "was promoted" in message:
+    elif state.startswith(("40", "53", "58", "XX")) or state in _STOPPED or "was promoted" in message:
         kind = Unavailable
     elif state in ("0A000", "42601"):
         kind = Unsupported

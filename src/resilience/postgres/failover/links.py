@@ -16,6 +16,8 @@ from resilience.postgres.client import Dsn, connect, mapped
 
 T = TypeVar("T")
 NAME = "resilience failover"
+# Whoever set these for the role or the database meant clients; how long a question may take is said with each.
+_OURS = {"statement_timeout": "0", "lock_timeout": "0"}
 
 
 @define(eq=False)
@@ -80,7 +82,7 @@ class Link:
             raise
 
     def _named(self) -> Dsn:
-        return Dsn({"application_name": NAME, **self.dsn.parameters})
+        return Dsn({"application_name": NAME, **_OURS, **self.dsn.parameters})
 
     def drop(self) -> None:
         """Throw the connection away without asking anybody."""

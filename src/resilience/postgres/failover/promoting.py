@@ -11,12 +11,12 @@ import asyncpg
 
 from resilience.concurrency import stop_tasks
 from resilience.model.errors import (
+    Conflict,
     FencingUnproven,
     Interrupted,
     Refused,
     ResilienceError,
     TimedOut,
-    Unavailable,
     Unreachable,
 )
 from resilience.model.failover import Promoted, PromotionOrder
@@ -47,10 +47,32 @@ select pg_xact_status($1::text::xid8) as status, pg_is_in_recovery() as recovers
 
 
 async def promote(members: Members, order: PromotionOrder, *, seconds: float) -> Promoted:
-    """Promote the candidate and wait until it takes writes; see `Promoter.promote`."""
+    """Promote the candidate and wait until it takes writes; see `Promoter.promote`.
+
+    What fails before it is told to become the primary is Refused, so that all can be undone; whatever fails from then
+    on is Interrupted: it may become the primary yet, though it is seen to be a standby.
+    """
     if order.candidate is None:
         raise Refused("a PostgreSQL group elects nobody", operation=OPERATION, hint="name the candidate")
     name = order.candidate
+    try:
+        look = await _prepared(members, order, name)
+    except (Refused, Conflict):
+        raise
+    except ResilienceError as error:
+        text = f"it was not told to become the primary: {error.what}"
+        raise Refused(text, operation=OPERATION, subject=name, hint=error.hint) from error
+    if look.standby:
+        try:
+            await members.links[name].execute("select pg_promote(false)", seconds=members.seconds, operation=OPERATION)
+        except ResilienceError as error:
+            raise _in_doubt(name, error.what) from error
+        await _until_primary(members, name, seconds)
+    return await _promoted(members, name, order.epoch)
+
+
+async def _prepared(members: Members, order: PromotionOrder, name: str) -> Look:
+    """Set the candidate up for its role, and recheck the fences; it is not told anything yet."""
     look = await members.look(name, operation=OPERATION)
     await members.stamp(name, look, epoch=order.epoch, operation=OPERATION)
     settings = {}
@@ -59,10 +81,7 @@ async def promote(members: Members, order: PromotionOrder, *, seconds: float) ->
     if look.upstream.epoch != order.epoch or not look.upstream.frozen:
         settings["primary_conninfo"] = look.upstream.to_nowhere(epoch=order.epoch).text()
     await _side_by_side(members, order.fences, name, settings)
-    if look.standby:
-        await members.links[name].execute("select pg_promote(false)", seconds=members.seconds, operation=OPERATION)
-        await _until_primary(members, name, seconds)
-    return await _promoted(members, name, order.epoch)
+    return look
 
 
 async def require(members: Members, primary: str, sync: Sequence[str], needed: int, *, epoch: int) -> None:
@@ -159,15 +178,20 @@ async def _until_primary(members: Members, name: str, seconds: float) -> None:
                 return
             await nudge(members, name, row["waits"])
             problem = "it has not ended its recovery"
-        except Unavailable as error:
+        except ResilienceError as error:
+            # Whatever this is, also a query that somebody cancelled: the promotion goes on by itself.
             problem = error.what
             if isinstance(error, Unreachable) and not isinstance(error.__cause__, asyncpg.CannotConnectNowError):
                 server = members[name].server
                 if server is not None and not await server.running():
                     break
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    raise _in_doubt(name, problem)
+
+
+def _in_doubt(name: str, problem: str) -> Interrupted:
     text = f"it was told to become the primary, and {problem}"
-    raise Interrupted(text, operation=OPERATION, subject=name, hint="look at its log, then resume")
+    return Interrupted(text, operation=OPERATION, subject=name, hint="look at its log, then resume")
 
 
 async def _promoted(members: Members, name: str, epoch: int) -> Promoted:

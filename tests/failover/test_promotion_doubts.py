@@ -10,10 +10,13 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from resilience import FailoverGroup, switchover
+from resilience import FailoverGroup, plan_switchover, switchover
+from resilience.model.errors import Refused
 from resilience.model.events import Event
+from resilience.model.failover import PromotionOrder
 from resilience.postgres import LocalFencer, PostgresPromoter
-from resilience.postgres.processes import processes, send
+from resilience.postgres.failover import members
+from resilience.postgres.processes import postmaster, processes, send
 from resilience.stores import MemoryStore
 from resilience.testing.replication import TestGroup, running_group
 
@@ -62,3 +65,47 @@ async def test_a_question_that_is_cancelled_does_not_undo_a_promotion_that_was_a
     assert report.ending == "completed", report.why
     took = {name: server.psql("select pg_is_in_recovery()") for name, server in group.servers.items()}
     assert took == {"a": "t", "b": "f"}, "two take writes"
+
+
+async def test_what_a_command_line_sets_stands_in_the_way_beforehand_and_is_no_doubt_afterwards(
+    group: TestGroup,
+) -> None:
+    b = group.servers["b"]
+    b.stop()
+    given = "-c synchronous_standby_names='ANY 1 (x)'"
+    b.run("pg_ctl", "start", "-D", str(b.data), "-l", str(b.data / "log"), "-w", "-o", given)
+    async with PostgresPromoter("orders", members=group.members()) as promoter:
+        plan = await plan_switchover(failing_over(group, promoter), to="b")
+        assert any("its command line sets synchronous_standby_names" in each.text for each in plan.blockers), plan
+        # Whoever starts it so between the plan and the promotion: nobody was told anything, so all can be undone.
+        with pytest.raises(Refused, match="its command line sets it"):
+            await promoter.promote(PromotionOrder(candidate="b", epoch=1))
+    assert b.psql("select pg_is_in_recovery()") == "t"
+
+
+async def test_whatever_fails_before_the_candidate_is_told_is_refused(
+    group: TestGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "CONFIGURE_SECONDS", 0.3)
+    b = group.servers["b"]
+    async with PostgresPromoter("orders", members=group.members()) as promoter:
+        await promoter.survey()
+        deaf = [each for each in [postmaster(b.data)] if each is not None]
+        send(deaf, signal.SIGSTOP)  # it does not read its settings again
+        try:
+            with pytest.raises(Refused, match="was not told to become the primary: .* did not change on b"):
+                await promoter.promote(PromotionOrder(candidate="b", epoch=1))
+        finally:
+            send(deaf, signal.SIGCONT)
+        assert b.psql("select pg_is_in_recovery()") == "t"
+
+
+async def test_settings_that_nobody_may_alter_stand_in_the_way(group: TestGroup) -> None:
+    with (group.servers["b"].data / "postgresql.conf").open("a") as file:
+        file.write("allow_alter_system = off\n")
+    group.servers["b"].psql("select pg_reload_conf()")
+    async with PostgresPromoter("orders", members=group.members()) as promoter:
+        async with asyncio.timeout(10):
+            while not (plan := await plan_switchover(failing_over(group, promoter), to="b")).blockers:
+                pass
+    assert any("allow_alter_system is off" in each.text for each in plan.blockers), plan

@@ -217,6 +217,8 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
     name = each.member.name
     major = int(look.version.split(".")[0].split("beta")[0].split("rc")[0].split("devel")[0])
     known = OLDEST <= major <= NEWEST
+    # A standby that cannot be changed cannot be promoted; a primary could not be once it is a standby.
+    fixed = "blocker" if look.standby else "warning"
     checks = [
         ("blocker", not known, f"PostgreSQL {look.version} is not supported, {OLDEST} to {NEWEST} are", ""),
         (
@@ -224,6 +226,18 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
             not look.rewindable,
             "neither checksums nor wal_log_hints: once it has diverged it must be rebuilt, not rewound",
             "ALTER SYSTEM SET wal_log_hints = on;  -- then restart the server",
+        ),
+        (
+            fixed,
+            bool(look.pinned),
+            f"its command line sets {' and '.join(look.pinned)}, so that a failover cannot",
+            "set it in postgresql.conf, and restart the server without it",
+        ),
+        (
+            fixed,
+            not look.alterable,
+            "allow_alter_system is off, and a failover changes settings by ALTER SYSTEM",
+            "set allow_alter_system = on in postgresql.conf, and reload it",
         ),
     ]
     if look.standby:

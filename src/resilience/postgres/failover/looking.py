@@ -25,8 +25,11 @@ ASLEEP = "RecoveryRetrieveRetryInterval"
 # A standby has no function for its timeline. It is the newest that the receiver has, that the control file knows of, or
 # that a segment at its position belongs to: all of these follow the timeline, none is ahead of it.
 LOOK = f"""
-with segment as (
-  select setting::bigint as size from pg_settings where name = 'wal_segment_size'
+with known as (
+  select name, setting, source from pg_settings
+  where name in ('wal_segment_size', 'primary_conninfo', 'synchronous_standby_names')
+), segment as (
+  select setting::bigint as size from known where name = 'wal_segment_size'
 ), here as (
   select pg_is_in_recovery() as standby, pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed
 ), at as (
@@ -82,6 +85,8 @@ select current_setting('server_version') as version,
        current_setting('wal_log_hints') = 'on' or current_setting('data_checksums') = 'on' as rewindable,
        current_setting('max_wal_senders')::int as max_senders,
        current_setting('shared_preload_libraries') as libraries,
+       (select coalesce(json_agg(name order by name), '[]') from known where source = 'command line')::text as pinned,
+       current_setting('allow_alter_system', true) is distinct from 'off' as alterable,
        json_build_object({_OWNERS})::text as managed,
        (select coalesce(json_agg(distinct application_name), '[]') from pg_stat_activity
         where application_name <> '')::text as applications,
@@ -132,6 +137,8 @@ class Look:
     rewindable: bool
     max_senders: int
     libraries: str
+    pinned: Sequence[str]
+    alterable: bool
     managed: Mapping[str, str | None]
     applications: Sequence[str]
     senders: Sequence[Mapping[str, Any]] = field(repr=False)  # `Any`: rows as the SQL above makes them
@@ -169,6 +176,7 @@ class Looker:
             sender=(host, port) if host else None,
             upstream=Upstream.parse(row.pop("conninfo")),
             sync=SyncNames.parse(row.pop("sync_names")),
+            pinned=json.loads(row.pop("pinned")),
             managed=json.loads(row.pop("managed")),
             applications=json.loads(row.pop("applications")),
             impatient=json.loads(row.pop("impatient")),

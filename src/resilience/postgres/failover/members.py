@@ -193,13 +193,14 @@ class Members:
         deadline = monotonic() + CONFIGURE_SECONDS
         while True:
             row = await link.row(_SETTINGS, list(settings), seconds=CONFIGURE_SECONDS, operation=operation)
-            wrong = [key for key, value in row["found"] if settings[key] != value]
+            wrong = {key: source for key, value, source in row["found"] if settings[key] != value}
             if not wrong:
                 return
+            where = f"{', '.join(wrong)} did not change on {name}"
+            if "command line" in wrong.values():
+                raise Refused(f"{where}: its command line sets it", operation=operation, subject=name)
             if monotonic() > deadline:
-                where = f"{', '.join(wrong)} did not change on {name}"
-                hint = "a command line or a file that is read later may set it"
-                raise TimedOut(where, operation=operation, subject=name, hint=hint)
+                raise TimedOut(where, operation=operation, subject=name, hint="its log says why")
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def aclose(self) -> None:
@@ -207,7 +208,7 @@ class Members:
         await asyncio.gather(*(link.aclose() for link in (*self.links.values(), *self._doors.values())))
 
 
-_SETTINGS = "select array_agg(row(name, setting)) as found from pg_settings where name = any($1::text[])"
+_SETTINGS = "select array_agg(row(name, setting, source)) as found from pg_settings where name = any($1::text[])"
 _BIN_DIR = """
 select (select setting from pg_config where name = 'BINDIR') as bin_dir,
        pg_has_role(current_user, 'pg_execute_server_program', 'usage') as may

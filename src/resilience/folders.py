@@ -53,6 +53,9 @@ def write_durably(path: Path, data: bytes, account: Account | None, *, mode: int
         if account is not None and os.geteuid() == 0:
             os.fchown(handle, account.uid, account.gid)
         os.fsync(handle)
+    except OSError:
+        aside.unlink(missing_ok=True)  # a disk that is full needs the room
+        raise
     finally:
         os.close(handle)
     aside.rename(path)

@@ -9,12 +9,15 @@ import pytest
 from attrs import define, evolve
 
 from resilience.model.errors import (
+    Corrupt,
     FencingUnproven,
     LossTooGreat,
     NotConfirmed,
     Refused,
+    ResilienceError,
     StalePlan,
     Unreachable,
+    Unsupported,
 )
 from resilience.model.failover import FailoverPlan
 from resilience.model.findings import Finding, Severity
@@ -97,6 +100,18 @@ async def test_unless_somebody_accepts_it_by_name_which_is_written_down() -> Non
     (fence,) = report.fences
     assert fence.kind == "waived" and "accepted by anna though" in fence.evidence
     assert "accepts split brain" in await stage.story() and "waived: accepted by anna" in await stage.story()
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("its mark cannot be read"), Corrupt("its pg_control cannot be read"), Unsupported("no /proc")]
+)
+async def test_whatever_keeps_a_fence_from_being_proven_can_be_accepted_by_name(error: ResilienceError) -> None:
+    stage = await Stage.of("a", "b", "c")
+    stage.world.kill("a")
+    plan = await stage.plan(max_loss=timedelta(days=1))
+    stage.failing("before fence a", error)
+    report = await stage.fail_over(plan, accept_split_brain=True)
+    assert report.ending == "completed" and error.what in report.fences[0].evidence
 
 
 async def test_a_member_that_nobody_can_fence_is_refused_before_anything_is_touched() -> None:

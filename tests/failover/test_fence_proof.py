@@ -7,19 +7,22 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from resilience.fencers.mark import Fenced, FenceMark
 from resilience.model.errors import FencedOff, FencingUnproven, Interrupted
-from resilience.postgres import LocalFencer, LocalServer, PostgresMember
+from resilience.postgres import LocalFencer, LocalServer, PostgresMember, PostgresPromoter
 from resilience.postgres.failover.fence_mark import GUARD
+from resilience.postgres.failover.server import kill_all
 from resilience.postgres.processes import postmaster, processes, send
 from resilience.postgres.tools import Tools, tied
-from resilience.testing.machine import unprivileged
+from resilience.testing.machine import owned_folder, unprivileged
 from resilience.testing.replication import TestGroup, running_group
 
+ONLY_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 CAP_SYS_PTRACE, PR_CAPBSET_DROP = 19, 24
 # As root in a container that was given no CAP_SYS_PTRACE.
 _UNSEEING = f"""
@@ -136,3 +139,75 @@ async def test_the_last_words_of_a_server_tell_no_password(group: TestGroup) -> 
         await member.server.start(seconds=5)
     assert "password=..." in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@ONLY_ROOT
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "dead"])
+async def test_one_whose_disk_is_full_is_ended_and_not_proven_until_there_is_room(group: TestGroup, runs: bool) -> None:
+    data = group.primary.data
+    members, kept = group.members(), data.with_name("kept")
+    group.kill("a")
+    data.rename(kept)
+    with small_disk(data, kept):
+        group.restart("a")
+        filler = data / "pg_wal" / "filler"
+        fill(filler)
+        if not runs:
+            group.kill("a")
+        with pytest.raises(FencingUnproven, match="nothing keeps one from starting there: .*No space left") as caught:
+            await LocalFencer(members).fence("a", epoch=1)
+        assert "make room" in str(caught.value) and processes(data) == []
+        assert not list(data.glob("*.resilience"))
+        filler.unlink()
+        assert (await LocalFencer(members).fence("a", epoch=1)).kind == "proven"
+        with pytest.raises(RuntimeError, match="resilience_fenced"):
+            group.restart("a")
+
+
+@ONLY_ROOT
+async def test_one_whose_disk_is_full_is_not_stopped_in_order(group: TestGroup) -> None:
+    data = group.primary.data
+    members, kept = group.members(), data.with_name("kept")
+    group.kill("a")
+    data.rename(kept)
+    with small_disk(data, kept):
+        group.restart("a")
+        fill(data / "pg_wal" / "filler")
+        with pytest.raises(FencingUnproven, match="No space left"):
+            await LocalFencer(members).fence("a", epoch=1, clean=True)
+        assert postmaster(data) is not None
+
+
+async def test_one_whose_disk_is_gone_is_not_proven_dead(group: TestGroup) -> None:
+    members = group.members()
+    async with PostgresPromoter("orders", members=members) as promoter:
+        await promoter.survey()
+    group.kill("a")
+    group.primary.data.rename(group.primary.data.with_name("unmounted"))
+    for known in (members, group.members()):
+        with pytest.raises(FencingUnproven, match="No such file"):
+            await LocalFencer(known).fence("a", epoch=1)
+
+
+@contextmanager
+def small_disk(folder: Path, kept: Path) -> Iterator[None]:
+    """Mount a disk that holds these data, and little more."""
+    owned_folder(folder)
+    account = unprivileged()
+    assert account is not None
+    used = int(subprocess.check_output(["du", "-sm", str(kept)]).split()[0])
+    options = f"size={used + 24}m,uid={account.uid},gid={account.gid},mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+    try:
+        subprocess.run(["cp", "-a", f"{kept}/.", str(folder)], check=True)
+        yield
+    finally:
+        kill_all(folder, 10)
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> None:
+    """Write until there is no room."""
+    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while file.write(bytes(1 << 12)):
+            pass

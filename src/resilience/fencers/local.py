@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,16 @@ from typing import Protocol
 from attrs import define, evolve, field
 
 from resilience.concurrency import in_thread
-from resilience.model.errors import FencedOff, FencingUnproven, Refused, TimedOut, Unavailable
+from resilience.model.errors import (
+    Conflict,
+    Corrupt,
+    FencedOff,
+    FencingUnproven,
+    Refused,
+    ResilienceError,
+    TimedOut,
+    Unavailable,
+)
 from resilience.model.groups import Fence
 from resilience.model.positions import Position
 
@@ -70,20 +80,55 @@ async def fence(
 ) -> Fence:
     """Mark a server's folder, end the server, and prove that it is dead and stays so; `stop` ends it in order.
 
-    Raises FencingUnproven, FencedOff.
+    One that is killed is so too where its disk takes no mark: dead it writes nothing, and may leave room. Raises
+    FencingUnproven, FencedOff.
     """
+    with proving(member):
+        return await _fence(member, server, mark, epoch, stop, ended, clock)
+
+
+@contextmanager
+def proving(member: str) -> Iterator[None]:
+    """Raise FencingUnproven for whatever keeps us from looking or marking, a disk that is full or gone too."""
+    try:
+        yield
+    except (Conflict, FencingUnproven):
+        raise
+    except (Refused, Corrupt, OSError) as error:
+        what, hint = (error.what, error.hint) if isinstance(error, ResilienceError) else (str(error), "")
+        raise FencingUnproven(what, operation="fence", subject=member, hint=hint) from error
+
+
+async def _fence(
+    member: str,
+    server: Fenceable,
+    mark: FenceMark,
+    epoch: int,
+    stop: Stopped | None,
+    ended: Ended,
+    clock: Callable[[], datetime],
+) -> Fence:
     found = await in_thread(mark.check, epoch)
     running = bool(await _running(member, server))
     known = found if found is not None and not found.lifted else Fenced(epoch=epoch)
     # A server that ran behind the mark has acknowledged what it liked.
     at, end = (None, None) if running else (known.at, known.end)
     fenced = evolve(known, epoch=epoch, ran=known.ran or running, at=at, end=end)
-    await in_thread(mark.set, fenced)
+    try:
+        await in_thread(mark.set, fenced)
+    except OSError:
+        if stop is not None:
+            raise
     if running:
         fenced = evolve(fenced, end=await _end(member, server, stop))
     await _dead(member, server)
     fenced = evolve(fenced, at=fenced.at or clock())
-    await in_thread(mark.set, fenced)
+    try:
+        await in_thread(mark.set, fenced)
+    except OSError as error:
+        text = f"no process works in {server.data}, and nothing keeps one from starting there: {error}"
+        hint = "make room on its disk, and start it again if nobody takes its place"
+        raise FencingUnproven(text, operation="fence", subject=member, hint=hint) from error
     # The server may have rewritten its file without our line as it ended, and somebody may have started it at once.
     await _dead(member, server)
     word, seen = await in_thread(ended)

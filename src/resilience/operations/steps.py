@@ -10,10 +10,12 @@ from attrs import define, evolve, frozen
 
 from resilience.concurrency import stop_tasks
 from resilience.model.errors import (
+    Conflict,
     FencingUnproven,
     Interrupted,
     NotFollowing,
     Refused,
+    ResilienceError,
     RouteMoved,
     StalePlan,
     TimedOut,
@@ -89,7 +91,9 @@ class Effects:
         terms, epoch = self.execution.terms, self.execution.epoch
         try:
             fence = await self._proven(step.subject)
-        except (Unavailable, Interrupted, FencingUnproven) as error:
+        except Conflict:
+            raise
+        except ResilienceError as error:
             if not terms.accept_split_brain or self.execution.plan.kind != "failover":
                 raise
             evidence = f"accepted by {self.actor or 'whoever began this'} though {error.what}"

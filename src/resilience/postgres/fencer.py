@@ -54,25 +54,26 @@ class LocalFencer:
         await finish(local.lift(server, mark_on(server.data, server.account), epoch=epoch))
 
     async def _fence(self, member: str, server: LocalServer, epoch: int, clean: bool) -> Fence:
-        named = next(each for each in self.given if each.name == member)
-        proven = await refuse_other(named, server, [each for each in self.given if each.name != member])
-        await in_thread(refuse_overridden, server.data)
+        with local.proving(member):
+            named = next(each for each in self.given if each.name == member)
+            proven = await refuse_other(named, server, [each for each in self.given if each.name != member])
+            await in_thread(refuse_overridden, server.data)
 
-        async def stop() -> None:
-            await server.stop(seconds=self.patience)
+            async def stop() -> None:
+                await server.stop(seconds=self.patience)
 
-        def found() -> tuple[str, Position | None]:
-            state, checkpoint = ended(server.data)
-            # Stopped in order, it had handed all of its history to the standbys that received from it.
-            return state, checkpoint if state == "shut down" else None
+            def found() -> tuple[str, Position | None]:
+                state, checkpoint = ended(server.data)
+                # Stopped in order, it had handed all of its history to the standbys that received from it.
+                return state, checkpoint if state == "shut down" else None
 
-        mark = mark_on(server.data, server.account)
-        fence = await local.fence(
-            member, server, mark, epoch=epoch, stop=stop if clean else None, ended=found, clock=self.clock
-        )
-        if not proven:
-            await refuse_answering(named)
-        return fence
+            mark = mark_on(server.data, server.account)
+            fence = await local.fence(
+                member, server, mark, epoch=epoch, stop=stop if clean else None, ended=found, clock=self.clock
+            )
+            if not proven:
+                await refuse_answering(named)
+            return fence
 
     def _server(self, member: str) -> LocalServer:
         for each in self.given:

@@ -24,11 +24,11 @@ class MemberFacts(Shown):
     """One member of a group as it was seen; `problem` says why nobody could look, and then the rest is empty.
 
     `instance` tells this run of this server from every other: a connection that reaches it finds the same. `branches`
-    are the history it is on, oldest first. `durable` is up to where it has that on disk, `applied` up to where it
-    shows it; all that was acknowledged before `complete_at`, by the primary's clock, it has applied (of a primary that
-    is what its clock said). `upstream` is the member that it receives from (empty: nobody, or somebody that is no
-    member), `receiving` whether it does now. `writable` says whether it takes writes. `free` are bytes on the disk
-    that holds the data.
+    are the history it is on, oldest first. `durable` is up to where it has that on disk, `applied` up to where it shows
+    it (a primary may be ahead of its disk with that, and have acknowledged it); all that was acknowledged before
+    `complete_at`, by the primary's clock, it has applied (of a primary that is what its clock said). `upstream` is the
+    member that it receives from (empty: nobody, or somebody that is no member), `receiving` whether it does now.
+    `writable` says whether it takes writes. `free` are bytes on the disk that holds the data.
     """
 
     name: str
@@ -52,6 +52,12 @@ class MemberFacts(Shown):
     def reachable(self) -> bool:
         """Whether somebody could look."""
         return not self.problem
+
+    @property
+    def reached(self) -> Position | None:
+        """Up to where it has anything, on disk or not yet: nothing that it has acknowledged lies after that."""
+        known = [each for each in (self.durable, self.applied) if each is not None]
+        return max(known, key=lambda each: each.offset, default=None)
 
     def __str__(self) -> str:
         if self.problem:

@@ -50,7 +50,7 @@ def known_sync(sample: Sample | None, *facts: GroupFacts) -> SyncSet | None:
     for each in facts:
         primary = each.member(each.primary)
         if each.sync is not None:
-            known.append(_since(each.sync, primary.durable if primary is not None else None))
+            known.append(_since(each.sync, primary.reached if primary is not None else None))
     return max(known, key=lambda each: each.at, default=None)
 
 

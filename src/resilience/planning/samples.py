@@ -36,7 +36,7 @@ class Watch:
         """Return what is to be recorded of a survey that began `at`, and what is known from then on."""
         primary = facts.member(facts.primary)
         alive = primary is not None and primary.reachable and primary.role == "primary"
-        position = primary.durable if alive and primary is not None else None
+        position = primary.reached if alive and primary is not None else None
         sample = Sample(group=facts.group, at=at, primary=facts.primary, position=position, members=facts.members)
         if facts.sync is None or position is None:
             return self.interrupted(), sample

@@ -318,6 +318,12 @@ def _primary_findings(seen: Sequence[Seen], primary: str, look: Look) -> list[Fi
     if look.sync.needed and look.sync.names_anybody():
         text = "synchronous_standby_names is *: whoever streams acknowledges writes, also one that is no member"
         found.append(Finding(severity="warning", subject=primary, text=text, hint="name the members there"))
+    if look.sync_commit == "off":
+        text = "synchronous_commit is off: what it acknowledged last is lost if it dies, even if it comes back"
+        found.append(Finding(severity="warning", subject=primary, text=text, hint="turn it off where that is wanted"))
+    if look.sync.needed and look.sync_commit in ("off", "local"):
+        text = f"synchronous_commit is {look.sync_commit}: a write waits for none of {', '.join(look.sync.names)}"
+        found.append(Finding(severity="warning", subject=primary, text=text))
     if look.sync.needed and look.sync_commit == "remote_write":
         text = "synchronous_commit is remote_write: what was acknowledged may be in a standby's memory only"
         found.append(Finding(severity="warning", subject=primary, text=text))

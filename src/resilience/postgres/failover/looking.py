@@ -22,6 +22,8 @@ _OWNERS = ", ".join(f"'{name}', current_setting('{name}', true)" for name in SET
 ASLEEP = "RecoveryRetrieveRetryInterval"
 """What a startup process waits for that has tried everywhere to get more WAL."""
 
+# A primary shows, and with synchronous_commit = off has acknowledged, what it has not flushed; where nothing follows
+# the header of a page or of a segment yet (access/xlog_internal.h), its WAL ends before that.
 # A standby has no function for its timeline. It is the newest that the receiver has, that the control file knows of, or
 # that a segment at its position belongs to: all of these follow the timeline, none is ahead of it.
 LOOK = f"""
@@ -34,8 +36,13 @@ with known as (
   select pg_is_in_recovery() as standby, pg_last_wal_receive_lsn() as received, pg_last_wal_replay_lsn() as replayed
 ), at as (
   select standby, received, coalesce(replayed, '0/0') as replayed,
-         case when standby then greatest(received, replayed, '0/0') else pg_current_wal_flush_lsn() end as durable
+         case when standby then greatest(received, replayed, '0/0') else pg_current_wal_flush_lsn() end as durable,
+         case when not standby then (pg_current_wal_insert_lsn() - '0/0')::bigint end as inserted
   from here
+), written as (
+  select inserted - case when inserted % size = 40 then 40
+                         when inserted % current_setting('wal_block_size')::int = 24 then 24 else 0 end as upto
+  from at, segment
 ), named as (
   select greatest(durable - '0/0' - 1, 0)::bigint / size as number, 4294967296 / size as per_file from at, segment
 ), receiver as (
@@ -50,7 +57,7 @@ select current_setting('server_version') as version,
        clock_timestamp() as now,
        pg_conf_load_time() as loaded,
        (durable - '0/0')::bigint as durable,
-       (case when standby then replayed else durable end - '0/0')::bigint as applied,
+       case when standby then (replayed - '0/0')::bigint else (select upto from written) end as applied,
        case when standby then greatest(
               (select timeline_id from pg_control_checkpoint()),
               (select min_recovery_end_timeline from pg_control_recovery()),

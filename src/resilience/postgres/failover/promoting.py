@@ -39,7 +39,10 @@ select pg_is_in_recovery() as recovers,
        (select wait_event from pg_stat_activity where backend_type = 'startup') as waits
 """
 _MARK_HERE = "select set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, $1, $2)"
-_MARK = "select pg_logical_emit_message(true, $1, $2)::text as lsn, pg_current_xact_id()::text as xid"
+_MARK = """
+select pg_logical_emit_message(true, $1, $2)::text as lsn, pg_current_xact_id()::text as xid,
+       set_config('synchronous_commit', coalesce(nullif(current_setting('synchronous_commit'), 'off'), 'local'), true)
+"""
 _MARKED = """
 select pg_xact_status($1::text::xid8) as status, pg_is_in_recovery() as recovers, clock_timestamp() as now,
        (pg_current_wal_flush_lsn() - '0/0')::bigint as at, pg_current_wal_flush_lsn() >= $2::text::pg_lsn as flushed

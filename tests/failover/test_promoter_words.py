@@ -53,7 +53,7 @@ def test_a_frozen_standby_keeps_all_but_the_way() -> None:
     frozen = Upstream.parse(upstream.to_nowhere(epoch=7).text())
     assert frozen.frozen
     assert frozen.epoch == 7
-    assert frozen.place == upstream.place == ("db1", "5433")
+    assert frozen.places == upstream.places == (("db1", "5433"),)
     assert frozen.parameters["hostaddr"] == NOWHERE
     back = frozen.to(("db2", "5432"), name="b", epoch=8)
     assert not back.frozen
@@ -64,7 +64,7 @@ def test_a_frozen_standby_keeps_all_but_the_way() -> None:
 
 def test_a_standby_that_knew_an_address_only_still_knows_it_frozen() -> None:
     frozen = Upstream.parse("hostaddr=10.0.0.1 user=repl").to_nowhere(epoch=1)
-    assert frozen.place == ("10.0.0.1", "5432")
+    assert frozen.places == (("10.0.0.1", "5432"),)
 
 
 def test_a_history_names_all_branches_oldest_first() -> None:

@@ -21,7 +21,7 @@ from .failover import following, promoting
 from .failover.beating import beat
 from .failover.divergence import divergence
 from .failover.floor import floor
-from .failover.group import Seen, group_facts, primary_of, upstream_of
+from .failover.group import Seen, group_facts, primary_of
 from .failover.members import Members
 from .failover.rejoining import Rejoin
 from .failover.settling import settle
@@ -129,9 +129,7 @@ class PostgresPromoter:
         members.primary = primary
         silent = any(each.member.name == primary and each.look is None for each in seen)
         standbys = [
-            each.member.name
-            for each in seen
-            if each.look and each.look.standby and upstream_of(each.look, seen) == primary
+            each.member.name for each in seen if each.look and each.look.standby and primary in each.look.sources
         ]
         probes: dict[str, bool | None] = {}
         if probe and silent:

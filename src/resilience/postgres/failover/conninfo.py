@@ -37,17 +37,20 @@ class Upstream:
             return cls()
 
     def __repr__(self) -> str:
-        return f"Upstream({self.place})"
+        return f"Upstream{self.places}"
 
     def text(self) -> str:
         """Write it as the setting's value."""
         return conninfo.make_conninfo("", **self.parameters)
 
     @property
-    def place(self) -> tuple[str, str] | None:
-        """Host and port, also while it is frozen; None if it names none."""
-        host = self.parameters.get("host") or self.parameters.get("hostaddr")
-        return (host, self.parameters.get("port", "5432")) if host and host != NOWHERE else None
+    def places(self) -> tuple[tuple[str, str], ...]:
+        """All hosts and ports, by name and by address, also while it is frozen; libpq tries one after the other."""
+        ports = self.parameters.get("port", "5432").split(",")
+        found: list[tuple[str, str]] = []
+        for hosts in (self.parameters.get(key, "").split(",") for key in ("host", "hostaddr")):
+            found += zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
+        return tuple((host, port or "5432") for host, port in found if host and host != NOWHERE)
 
     @property
     def frozen(self) -> bool:

@@ -51,8 +51,8 @@ def group_facts(
 
     `before` is who was primary when somebody looked last, `probes` what standbys found when they knocked at its door.
     """
-    members = tuple(member_facts(each, seen) for each in seen)
     primary = primary_of(seen, before)
+    members = tuple(member_facts(each, primary) for each in seen)
     return GroupFacts(
         group=group,
         system="postgresql",
@@ -72,21 +72,17 @@ def primary_of(seen: Sequence[Seen], before: str = "") -> str:
     if writing:
         return max(writing, key=lambda each: each.look.timeline if each.look else 0).member.name
     standbys = {each.member.name for each in seen if each.look}
-    named = [upstream_of(each.look, seen) for each in seen if each.look]
-    candidates = [name for name in named if name and name not in standbys]
+    named = [name for each in seen if each.look for name in each.look.sources]
+    candidates = [name for name in named if name not in standbys]
     return max(sorted(set(candidates)), key=candidates.count, default=before if before not in standbys else "")
 
 
-def upstream_of(look: Look, seen: Sequence[Seen]) -> str:
+def upstream_of(look: Look, primary: str) -> str:
     """Name the member that a standby receives from, or did before it was frozen; empty if it is no member."""
-    places = {each.member.address: each.member.name for each in seen}
-    for place in (look.sender, look.upstream.place):
-        if place in places:
-            return places[place]
-    return ""
+    return primary if primary in look.sources else next(iter(look.sources), "")
 
 
-def member_facts(each: Seen, seen: Sequence[Seen]) -> MemberFacts:
+def member_facts(each: Seen, primary: str) -> MemberFacts:
     """Turn one look into facts."""
     look, name = each.look, each.member.name
     if look is None:
@@ -102,7 +98,7 @@ def member_facts(each: Seen, seen: Sequence[Seen]) -> MemberFacts:
         applied=position(look.timeline, look.applied),
         complete_at=look.complete_at if look.standby else look.now,
         writable=look.writable and not look.standby,
-        upstream=upstream_of(look, seen) if look.standby else "",
+        upstream=upstream_of(look, primary) if look.standby else "",
         receiving=look.standby and look.receiving == "streaming",
         free=each.free,
         findings=tuple(_member_findings(each, look)),
@@ -178,7 +174,7 @@ def _sightings(seen: Sequence[Seen], primary: str, probes: Mapping[str, bool | N
     for each in seen:
         if each.member.name == primary:
             found.append(_from_here(each))
-        elif each.look and each.look.standby and upstream_of(each.look, seen) == primary:
+        elif each.look and each.look.standby and primary in each.look.sources:
             found.append(_from_standby(each.member.name, each.look, probes))
     return found
 
@@ -241,7 +237,14 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
         ),
     ]
     if look.standby:
+        places = [look.sender] if look.sender else look.upstream.places
         checks += [
+            (
+                "warning",
+                bool(places) and not look.sources,
+                f"it receives from {', '.join(':'.join(place) for place in places)}, which is no member's address",
+                "once its primary is dead it is no witness of that: have the dsn of a member name that very address",
+            ),
             ("blocker", bool(each.elsewhere), each.elsewhere, HINT),
             (
                 "warning",

@@ -110,7 +110,10 @@ _HISTORY = "select pg_read_file('pg_wal/' || $1::text, 0, 1048576, true) as text
 
 @frozen(kw_only=True)
 class Look:
-    """One member as it is now; `upstream` holds secrets and does not show them."""
+    """One member as it is now; `upstream` holds secrets and does not show them.
+
+    `sources` are the members that it receives from, or that its `upstream` names.
+    """
 
     version: str
     instance: str
@@ -131,6 +134,7 @@ class Look:
     receiving: str | None
     silent: float | None
     sender: tuple[str, str] | None
+    sources: tuple[str, ...] = ()
     upstream: Upstream
     slot_name: str
     cluster_name: str

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from time import monotonic
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from resilience.concurrency import stop_tasks
 from resilience.model.errors import FencedOff, Refused, ResilienceError, TimedOut
@@ -17,6 +17,7 @@ from .group import PROBE_SECONDS, Seen
 from .identity import last_noted, noted
 from .links import Link
 from .looking import ASLEEP, Look, Looker
+from .whereabouts import Whereabouts
 
 LOOK_AGAIN_SECONDS = 0.003
 NUDGE_SECONDS = 0.01
@@ -49,6 +50,7 @@ class Members:
     seen: dict[str, Seen] = field(factory=dict, init=False)
     primary: str = field(default="", init=False)
     _lookers: dict[str, Looker] = field(init=False)
+    _whereabouts: Whereabouts = field(init=False)
     _doors: dict[str, Link] = field(init=False)
     _hung: dict[str, int] = field(factory=dict, init=False)
     _knocking: dict[str, asyncio.Lock] = field(init=False)
@@ -62,6 +64,7 @@ class Members:
             raise ValueError(f"two members have one name: {', '.join(names)}")
         self.links = {member.name: Link(member.dsn) for member in self.members}
         self._lookers = {name: Looker(link) for name, link in self.links.items()}
+        self._whereabouts = Whereabouts(self.members)
         # Who knocks waits for seconds; nobody else has to wait for that.
         self._doors = {member.name: Link(member.dsn) for member in self.members}
         self._knocking = {name: asyncio.Lock() for name in self.links}
@@ -83,10 +86,14 @@ class Members:
 
     async def look(self, name: str, *, operation: str, seconds: float | None = None) -> Look:
         """Look at one member. Raises Unreachable, TimedOut, Refused."""
-        look = await self._lookers[self[name].name].look(seconds=seconds or self.seconds, operation=operation)
+        look = await self._look(self[name].name, seconds or self.seconds, operation)
         before = self.seen.get(name)
         self.remember(Seen(member=self[name], look=look, free=None if before is None else before.free))
         return look
+
+    async def _look(self, name: str, seconds: float, operation: str) -> Look:
+        look = await self._lookers[name].look(seconds=seconds, operation=operation)
+        return evolve(look, sources=await self._whereabouts.sources(name, look)) if look.standby else look
 
     def deadline(self, name: str) -> float:
         """How long a member may take: one that hung when it was looked at last is hardly waited for."""
@@ -97,7 +104,7 @@ class Members:
         began = monotonic()
         free = None if member.server is None else await member.server.free()
         try:
-            look = await self._lookers[member.name].look(seconds=self.deadline(member.name), operation=operation)
+            look = await self._look(member.name, self.deadline(member.name), operation)
         except ResilienceError as error:
             return self.remember(
                 Seen(

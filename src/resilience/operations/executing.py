@@ -25,14 +25,12 @@ from resilience.model.groups import Sample
 from resilience.model.journal import Record
 from resilience.planning.deciding import decided
 from resilience.planning.failover_report import reported
-from resilience.planning.transitions import FINAL, Execution, State, after, steps
+from resilience.planning.transitions import FINAL, TRIES, Execution, State, after, steps
 
 from .checklist import looked
 from .group import FailoverGroup
 from .steps import Came, Effects
 
-TRIES = 3
-"""How often what has failed, and cannot be undone, is done before it is left to resume()."""
 PAUSE = 0.2
 """Seconds between these."""
 STOOD_STILL = 1.0

@@ -86,9 +86,11 @@ TABLE = (
     Row("verified", ("rejoin",), "rejoined", "rejoined", "rejoined", "verified", optional=_always("rejoin")),
     Row("rejoined", ("require",), "completed", "completed", "completed", "rejoined", optional=_always("require")),
     Row("stopping", ("lift",), "lifted", "lifted", "lifted", "stopping", optional=_always("lift")),
-    Row("lifted", ("release", "follow"), "stopped", "lifted", "lifted", "lifted", optional=_always("follow")),
+    Row("lifted", ("release", "follow"), "stopped", "lifted", "lifted", "lifted"),
 )
 
+TRIES = 3
+"""How often what has failed, and cannot be undone, is done before it is left to resume()."""
 UNDOABLE: tuple[State, ...] = ("begun", "returned", "prepared", "held", "fenced", "settled")
 """Where all can still be undone: nobody has been told to take the primary's place."""
 PROMOTED: tuple[State, ...] = ("promoted", "switched", "verified", "rejoined", "completed")
@@ -103,6 +105,7 @@ class Execution:
     `begun` are the steps that were begun and of which nobody has written down what came of them; `touched` all that
     were ever begun. `doubted` may have been promoted though nobody knows: they are never let write again by us.
     `in_vain`: whoever works on it now has asked for the promotion again, and nobody knows any more than before.
+    `astray` are standbys that he has told to follow the old primary again, and that did not, each as often as that.
     """
 
     plan: FailoverPlan
@@ -126,6 +129,7 @@ class Execution:
     promoted: Promoted | None = None
     doubted: tuple[str, ...] = ()
     in_vain: bool = False
+    astray: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
     stop: str = ""
     report: FailoverReport | None = None
@@ -199,7 +203,7 @@ def after(execution: Execution, record: Record) -> Execution:
         report=record.report,
     )
     if record.kind == "taken over":
-        now = evolve(now, state=_taken_over(now.state), resumed=now.resumed + 1, in_vain=False)
+        now = evolve(now, state=_taken_over(now.state), resumed=now.resumed + 1, in_vain=False, astray=())
     now = _passed_over(_with_outcomes(now, record.done))
     if record.stop and now.undoable:
         now = _passed_over(evolve(now, state="stopping", stop=record.stop))
@@ -259,6 +263,9 @@ def _with_outcomes(execution: Execution, done: Sequence[StepDone]) -> Execution:
             execution = evolve(execution, doubted=(*execution.doubted, *(each.step.subject for each in mine)))
         in_vain = execution.state == state == "in doubt"
         stop = _why(mine) if state == "stopping" else execution.stop
+        if execution.state == "lifted":
+            astray = [each.step.subject for each in mine if each.step.kind == "follow" and each.outcome != "done"]
+            execution = evolve(execution, astray=tuple(sorted([*execution.astray, *astray])))
         execution = _passed_over(evolve(execution, state=state, in_vain=in_vain, stop=stop))
     return execution
 
@@ -294,7 +301,9 @@ def _steps(execution: Execution, kind: StepKind) -> Iterator[Step]:
     elif kind == "switch":
         yield from (step for step in planned if not _is_done(execution, step))
     elif kind == "follow":
-        yield from (step for step in _followers(execution) if not _is_done(execution, step))
+        # Of one that is gone, a finding is left: it does not keep from its end what was undone.
+        left = [name for name in _followers(execution) if execution.astray.count(name) < TRIES]
+        yield from (step for name in left if not _is_done(execution, step := Step(kind=kind, subject=name)))
     elif kind == "lift":
         fenced = [step.subject for step in execution.touched if step.kind == "fence"]
         # Whoever was to be fenced, its fencer also undoes what was prepared for that.
@@ -309,16 +318,18 @@ def _steps(execution: Execution, kind: StepKind) -> Iterator[Step]:
         yield from planned
 
 
-def _followers(execution: Execution) -> Iterator[Step]:
-    """The standbys that were made to stop receiving, so that they receive from whoever is primary now."""
+def _followers(execution: Execution) -> Iterator[str]:
+    """The standbys that may have been made to stop receiving, so that they receive from whoever is primary now.
+
+    Also one that did not answer any more as they settled: it may have stopped all the same.
+    """
     if not any(step.kind == "settle" for step in execution.touched):
         return
-    facts = execution.settled or execution.plan.facts
+    seen = [execution.plan.facts, *([execution.settled] if execution.settled is not None else [])]
+    roles = {member.name: member.role for facts in seen for member in facts.members if member.reachable}
     fenced = {fence.member for fence in execution.fences}
     away = {execution.primary, *fenced, *execution.doubted, *execution.terms.let_go}
-    for member in facts.members:
-        if member.reachable and member.role == "standby" and member.name not in away:
-            yield Step(kind="follow", subject=member.name)
+    yield from (name for name, role in roles.items() if role == "standby" and name not in away)
 
 
 def _is_done(execution: Execution, step: Step) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -28,6 +29,8 @@ _LOG_LINES = 5
 _SECRET = re.compile(r"(password)\s*=\s*('(?:[^'\\]|\\.|'')*'|[^\s\"']+)", re.IGNORECASE)
 STARTED, PORT, _SOCKET, _STATUS = 2, 3, 4, 7
 """Which lines of postmaster.pid name these (src/include/utils/pidfile.h)."""
+_LOG = "its log says why"
+_READY = ("ready", "standby")
 
 
 def _absolute(path: str | Path) -> Path:
@@ -48,7 +51,7 @@ class LocalServer:
 
     We have to see its processes: not those of another container, nor of another machine that has the same disk.
     We must be root or the account that it runs as. It is started with pg_ctl and writes its first words to `log`, or by
-    the command `start` (an init system's, for one), which must return when it has begun to start.
+    the command `start_with` (an init system's, for one), which may return before it takes connections.
     """
 
     data: Path = field(converter=_absolute)
@@ -101,18 +104,20 @@ class LocalServer:
             )
 
     async def start(self, *, seconds: float = START_SECONDS) -> None:
-        """Start it, and wait until it takes connections or says why not; nothing happens if it runs.
+        """Start it, and wait until it takes connections or says why not; one that runs is only waited for.
 
         One that is about to stop is ended first: it would not take connections any more, for however long it takes.
         Raises Interrupted with its last words, TimedOut.
         """
         if await self.running():
             if not await in_thread(_stopping, self.data):
+                await self._until_ready(seconds)
                 return
             await self.kill()
         await self.clear()
         if self.start_with:
             await self._run(self.start_with[0], self.start_with[1:], "start")
+            await self._until_ready(seconds)
             return
         log = self.log or self.data / "resilience.start.log"
         arguments = ["start", "-D", str(self.data), "-l", str(log), "-w", "-t", f"{seconds:.0f}", "-s"]
@@ -120,6 +125,18 @@ class LocalServer:
             if await running.wait() != 0:
                 words = f"{running.said} {await in_thread(_last_words, log)}".strip()
                 raise Interrupted(f"it did not start: {words}", operation="start", subject=str(self.data))
+
+    async def _until_ready(self, seconds: float) -> None:
+        """Wait until it says that it takes connections. Raises Interrupted if it ends before that, TimedOut."""
+        deadline, seen = time.monotonic() + seconds, False
+        while (status := await in_thread(_status, self.data)) not in _READY:
+            if status is None and seen and not await self.running():
+                raise Interrupted("it ended as it started", operation="start", subject=str(self.data), hint=_LOG)
+            seen = seen or status is not None
+            if time.monotonic() > deadline:
+                text = f"it takes no connections after {seconds:.0f} s"
+                raise TimedOut(text, operation="start", subject=str(self.data), hint=_LOG)
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def clear(self) -> None:
         """Remove the lock files of one that died: its number may be another process's by now. Raises Refused."""
@@ -176,10 +193,15 @@ def _stop(data: Path, seconds: float) -> list[int]:
 
 def _stopping(data: Path) -> bool:
     """Tell whether a server is on its way down, by what its postmaster says (PM_STATUS_STOPPING)."""
+    return _status(data) in ("stopping", None)  # it removes its file last
+
+
+def _status(data: Path) -> str | None:
+    """Return what its postmaster says of itself; empty: nothing yet, None: its file is not there."""
     with suppress(FileNotFoundError):
         lines = (data / "postmaster.pid").read_text(errors="replace").splitlines()
-        return len(lines) > _STATUS and lines[_STATUS].strip() == "stopping"
-    return True  # it removes its file last
+        return lines[_STATUS].strip() if len(lines) > _STATUS else ""
+    return None
 
 
 def _clear(data: Path) -> None:

@@ -66,7 +66,7 @@ async def test_one_that_is_gone_does_not_keep_it_from_its_end_and_is_named() -> 
     assert report.ending == "stopped"
     stage.assert_as_before()
     (found,) = [each for each in report.findings if "follow" in each.text]
-    assert found.subject == "b"
+    assert found.subject == "b" and "plan_failback" in found.hint
     assert [each.step.subject for each in report.steps if each.step.kind == "follow"].count("b") == TRIES
 
 

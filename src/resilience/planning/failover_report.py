@@ -79,7 +79,9 @@ def _left(execution: Execution) -> Iterator[Finding]:
     for each in last.values():
         if each.outcome != "done" and each.step.kind not in {"decide", "fence", "promote"}:
             name = " ".join(filter(None, [each.step.kind, each.step.subject]))
-            yield Finding(severity="warning", subject=each.step.subject, text=f"{name}: {each.outcome}: {each.text}")
+            text = f"{name}: {each.outcome}: {each.text}"
+            hint = "it may receive from nobody: plan_failback(group) brings it back" if each.step.kind == "follow" else ""
+            yield Finding(severity="warning", subject=each.step.subject, text=text, hint=hint)
     for name in execution.doubted:
         text = "it may have been promoted and taken writes before it was fenced, and stays fenced"
         yield Finding(severity="warning", subject=name, text=text, hint="look at what it has before it comes back")

@@ -10,6 +10,8 @@ from resilience.model.findings import Finding
 
 from .transitions import Execution
 
+ASTRAY = "it may receive from nobody: plan_failback(group) brings it back"
+
 
 def reported(execution: Execution, *, now: datetime, checking: float = 0.0) -> FailoverReport:
     """Return the report of an execution that has come to its end; `checking` are seconds that the checks took."""
@@ -80,7 +82,7 @@ def _left(execution: Execution) -> Iterator[Finding]:
         if each.outcome != "done" and each.step.kind not in {"decide", "fence", "promote"}:
             name = " ".join(filter(None, [each.step.kind, each.step.subject]))
             text = f"{name}: {each.outcome}: {each.text}"
-            hint = "it may receive from nobody: plan_failback(group) brings it back" if each.step.kind == "follow" else ""
+            hint = ASTRAY if each.step.kind == "follow" else ""
             yield Finding(severity="warning", subject=each.step.subject, text=text, hint=hint)
     for name in execution.doubted:
         text = "it may have been promoted and taken writes before it was fenced, and stays fenced"

@@ -209,13 +209,17 @@ def _from_standby(name: str, look: Look, probes: Mapping[str, bool | None]) -> S
     return Sighting(vantage=name, alive=None, text=heard)
 
 
+_Check = tuple[str, bool, str, str]
+"""How severe it is, whether it is so, what is said then, and what to do."""
+
+
 def _member_findings(each: Seen, look: Look) -> list[Finding]:
     name = each.member.name
     major = int(look.version.split(".")[0].split("beta")[0].split("rc")[0].split("devel")[0])
     known = OLDEST <= major <= NEWEST
     # A standby that cannot be changed cannot be promoted; a primary could not be once it is a standby.
     fixed = "blocker" if look.standby else "warning"
-    checks = [
+    checks: list[_Check] = [
         ("blocker", not known, f"PostgreSQL {look.version} is not supported, {OLDEST} to {NEWEST} are", ""),
         (
             "warning",
@@ -237,48 +241,52 @@ def _member_findings(each: Seen, look: Look) -> list[Finding]:
         ),
     ]
     if look.standby:
-        places = [look.sender] if look.sender else look.upstream.places
-        checks += [
-            (
-                "warning",
-                bool(places) and not look.sources,
-                f"it receives from {', '.join(':'.join(place) for place in places)}, which is no member's address",
-                "once its primary is dead it is no witness of that: have the dsn of a member name that very address",
-            ),
-            ("blocker", bool(each.elsewhere), each.elsewhere, HINT),
-            (
-                "warning",
-                look.upstream.frozen,
-                "it is frozen: it receives from nobody",
-                "a failover is on its way, or one was given up: resume it, or have it follow its primary",
-            ),
-            (
-                "warning",
-                look.application_name.lower() != name,
-                f"a primary knows it as {look.application_name}, not as {name}: its name changes when it follows",
-                "",
-            ),
-            (
-                "warning",
-                not look.fetched and look.startup != ASLEEP,
-                "it still applies what it had when it started: it has more than it shows",
-                "wait until it has",
-            ),
-            ("warning", look.paused != "not paused", "replay is paused", "SELECT pg_wal_replay_resume();"),
-            ("warning", look.delay not in ("0", "0ms"), f"it applies {look.delay} later: its data is old", ""),
-            (
-                "warning",
-                look.target_timeline != "latest",
-                f"recovery_target_timeline is {look.target_timeline}: it will not follow a new primary",
-                "ALTER SYSTEM SET recovery_target_timeline = 'latest';",
-            ),
-        ]
+        checks += _standby_checks(each, look)
     lost = [slot for slot in look.slots if slot["status"] == "lost"]
     checks += [("warning", True, f"the slot {slot['name']} has lost WAL that it was to keep", "") for slot in lost]
     return [
         Finding(severity="blocker" if severity == "blocker" else "warning", subject=name, text=text, hint=hint)
         for severity, wrong, text, hint in checks
         if wrong
+    ]
+
+
+def _standby_checks(each: Seen, look: Look) -> list[_Check]:
+    name, places = each.member.name, [look.sender] if look.sender else look.upstream.places
+    return [
+        (
+            "warning",
+            bool(places) and not look.sources,
+            f"it receives from {', '.join(':'.join(place) for place in places)}, which is no member's address",
+            "once its primary is dead it is no witness of that: have the dsn of a member name that very address",
+        ),
+        ("blocker", bool(each.elsewhere), each.elsewhere, HINT),
+        (
+            "warning",
+            look.upstream.frozen,
+            "it is frozen: it receives from nobody",
+            "a failover is on its way, or one was given up: resume it, or have it follow its primary",
+        ),
+        (
+            "warning",
+            look.application_name.lower() != name,
+            f"a primary knows it as {look.application_name}, not as {name}: its name changes when it follows",
+            "",
+        ),
+        (
+            "warning",
+            not look.fetched and look.startup != ASLEEP,
+            "it still applies what it had when it started: it has more than it shows",
+            "wait until it has",
+        ),
+        ("warning", look.paused != "not paused", "replay is paused", "SELECT pg_wal_replay_resume();"),
+        ("warning", look.delay not in ("0", "0ms"), f"it applies {look.delay} later: its data is old", ""),
+        (
+            "warning",
+            look.target_timeline != "latest",
+            f"recovery_target_timeline is {look.target_timeline}: it will not follow a new primary",
+            "ALTER SYSTEM SET recovery_target_timeline = 'latest';",
+        ),
     ]
 
 

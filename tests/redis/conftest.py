@@ -17,6 +17,7 @@ from ..conftest import TESTBED, missing
 from .cluster import filled, new_cluster
 
 MAJORS = (7, 8)
+VALKEY = 9
 
 
 class NewRedis(Protocol):
@@ -79,7 +80,12 @@ def redis7(new_redis: NewRedis) -> TestRedis:
 
 
 @pytest.fixture
-def watched(tmp_owned: Path, redis_program: Callable[[int], Path]) -> Iterator[TestSentinels]:
-    """A master `a`, its replicas `b` and `c`, and three Sentinels."""
-    with running_sentinels(tmp_owned / "group", redis_program(7)) as group:
+def watched(
+    tmp_owned: Path, redis_program: Callable[[int], Path], request: pytest.FixtureRequest
+) -> Iterator[TestSentinels]:
+    """A master `a`, its replicas `b` and `c`, and three Sentinels; of Redis 7 unless parametrized (9: Valkey)."""
+    major = getattr(request, "param", 7)
+    # Valkey's Sentinels ask a new master for the first time after a second: one that is soon taken for dead is replaced again.
+    down_after = 800 if major < VALKEY else 1500
+    with running_sentinels(tmp_owned / "group", redis_program(major), down_after=down_after) as group:
         yield group

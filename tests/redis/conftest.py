@@ -85,7 +85,7 @@ def watched(
 ) -> Iterator[TestSentinels]:
     """A master `a`, its replicas `b` and `c`, and three Sentinels; of Redis 7 unless parametrized (9: Valkey)."""
     major = getattr(request, "param", 7)
-    # Valkey's Sentinels ask a new master for the first time after a second: one that is soon taken for dead is replaced again.
+    # Valkey's Sentinels ask a new master for the first time after a second, and would take it for dead before.
     down_after = 800 if major < VALKEY else 1500
     with running_sentinels(tmp_owned / "group", redis_program(major), down_after=down_after) as group:
         yield group

@@ -249,3 +249,10 @@ async def test_a_server_that_is_killed_while_it_is_written_to_has_the_object_who
             assert await own.stat("object") is None
             await own.put("object", CHUNKS)
             assert await read(own, "object") == DATA
+
+
+async def test_tls_that_breaks_is_tried_again_and_is_no_matter_of_trust(plain_azurite: Azurite) -> None:
+    connection = plain_azurite.connection_string().replace("=http;", "=https;").replace("http://", "https://")
+    async with AzureBlobStore.from_connection_string(connection, "backups", patience=0.2) as spoken:
+        with pytest.raises(Unreachable, match="stat object: no connection to"):
+            await spoken.stat("object")

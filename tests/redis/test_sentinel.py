@@ -91,7 +91,7 @@ async def agreed(group: FailoverGroup) -> GroupFacts:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("watched", [7, 8, 9], indirect=True, ids=["redis7", "redis8", "valkey9"])
+@pytest.mark.parametrize("watched", [6, 7, 8, 9], indirect=True, ids=["redis6", "redis7", "redis8", "valkey9"])
 async def test_a_dead_master_is_replaced_by_whom_the_sentinels_elect(watched: TestSentinels) -> None:
     async with grouped(watched) as group:
         await StateRecorder(group).once()
@@ -128,7 +128,7 @@ async def test_sentinels_that_were_quicker_have_done_what_was_planned(watched: T
         assert any("alive" in each.text for each in later.blockers), "it is not failed over once more"
 
 
-@pytest.mark.parametrize("watched", [7, 8, 9], indirect=True, ids=["redis7", "redis8", "valkey9"])
+@pytest.mark.parametrize("watched", [6, 7, 8, 9], indirect=True, ids=["redis6", "redis7", "redis8", "valkey9"])
 async def test_a_switchover_loses_nothing_and_the_old_master_acknowledges_nothing_more(watched: TestSentinels) -> None:
     acknowledged: list[int] = []
     async with grouped(watched) as group:

@@ -94,7 +94,7 @@ class SentinelRoute:
         finally:
             await finish(finder.aclose())
         async with commands(self.url.at(*address), operation="survey", seconds=self.seconds) as client:
-            info = await ask_info(client, "server", "replication")
+            info = await ask_info(client, "default")
         places = {(host, int(port)): name for name, (host, port) in self.members.items()}
         await learn(places, {address})
         return RouteFacts(

@@ -182,7 +182,8 @@ def _identity(file: Path | int) -> tuple[int, ...]:
 def _newer(before: Info, after: Info) -> bool:
     if "rdb_saves" in after.lines:
         return after.number("rdb_saves") > before.number("rdb_saves")
-    return after.number("rdb_last_save_time") > before.number("rdb_last_save_time")
+    # Redis 6 counts none, and tells whole seconds; that the file was replaced says the rest.
+    return after.number("rdb_last_save_time") >= before.number("rdb_last_save_time")
 
 
 async def _time(client: Redis) -> datetime:

@@ -117,9 +117,9 @@ async def survey(url: Url, *, target: str, kind: str, lineage: str) -> TargetFac
     )
 
 
-async def ask_info(client: Redis, *sections: str) -> Info:
-    """Ask a server for INFO, without arguments for what it says by default."""
-    return Info.parse(await ask(client, "INFO", *sections))
+async def ask_info(client: Redis, section: str) -> Info:
+    """Ask a server for a section of INFO; Redis 6 knows no list of them."""
+    return Info.parse(await ask(client, "INFO", section))
 
 
 def timeless(where: str) -> Finding:

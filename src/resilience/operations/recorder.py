@@ -21,6 +21,9 @@ from .samples import KEPT, Samples
 
 AGAIN = 0.25
 """Seconds until a set of synchronous standbys that was just seen for the first time is looked at again."""
+NEWS = 2
+"""So many heartbeats in a row that fail are worth a warning: one may be the moment in which the primary dies."""
+log = logging.getLogger("resilience")
 
 
 @define
@@ -42,6 +45,7 @@ class StateRecorder:
     _writer: str = field(factory=lambda: secrets.token_hex(4), init=False, repr=False)
     _watch: Watch = field(factory=Watch, init=False, repr=False)
     _missed: str = field(default="", init=False, repr=False)
+    _misses: int = field(default=0, init=False, repr=False)
     _tidied: datetime | None = field(default=None, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -82,12 +86,13 @@ class StateRecorder:
         primary = facts.member(facts.primary)
         alive = primary is not None and primary.reachable and primary.role == "primary"
         if alive and isinstance(self.group.promoter, Beating):
-            self._missed = ""
             try:
                 await self.group.promoter.beat(facts.primary)
+                self._missed, self._misses = "", 0
             except ResilienceError as error:  # what was seen is worth being recorded without it
-                self._complain(error)
-                self._missed = str(error)
+                self._missed, self._misses = str(error), self._misses + 1
+                if self._misses == NEWS:
+                    log.warning("the heartbeat of %s is missing: %s", self.group.name, error)
         return facts
 
     async def _tidy(self, now: datetime) -> None:
@@ -97,5 +102,5 @@ class StateRecorder:
 
     def _complain(self, error: ResilienceError) -> None:
         if not self.problem:
-            logging.getLogger("resilience").warning("the state of %s is not recorded: %s", self.group.name, error)
+            log.warning("the state of %s is not recorded: %s", self.group.name, error)
         self.problem = str(error)

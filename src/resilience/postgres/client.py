@@ -326,6 +326,8 @@ def _from_asyncpg(error: Exception, dsn: Dsn, operation: str) -> ResilienceError
     """Choose our error for what asyncpg itself found wrong."""
     kind: type[ResilienceError] = Unreachable
     message = " ".join(str(error).split()) or "the connection failed"
+    if isinstance(error, asyncpg.InternalClientError):
+        message = "the connection broke"  # asyncpg speaks of its own states
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         kind = Refused
     elif isinstance(error, asyncpg.exceptions.UnsupportedServerFeatureError):

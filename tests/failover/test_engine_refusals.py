@@ -27,7 +27,8 @@ from resilience.operations.switchover import switchover
 from .staged import Stage
 
 
-async def test_without_its_journal_nothing_is_begun() -> None:
+async def test_without_its_journal_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resilience.journal.journal.PATIENCE", 0.1)
     stage, plan = await Stage.struck()
     stage.store.gone = True
     with pytest.raises(Unreachable):

@@ -1,13 +1,16 @@
-"""What a client meets: a server that says nothing, and a route that leads where it should, sooner or later."""
+"""What a client meets: where a name leads, a server that says nothing, a route that leads where it should, in the end."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Callable
 
 from resilience.model.errors import TimedOut, Unavailable
 from resilience.model.groups import RouteFacts
+
+RESOLVE_SECONDS = 0.5
 
 
 async def silence(host: str, port: int, greeting: bytes, *, seconds: float) -> str:
@@ -57,3 +60,13 @@ async def arrive(
     except TimeoutError as error:
         text = f"clients do not arrive at {to} within {deadline:.3g} s, but {where}"
         raise TimedOut(text, operation="switch", subject=route) from error
+
+
+async def resolved(host: str, port: int) -> list[tuple[str, int]]:
+    """Return the addresses that a host and its port have; none if nobody can tell in time."""
+    try:
+        async with asyncio.timeout(RESOLVE_SECONDS):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError, TimeoutError):
+        return []
+    return [(str(each[4][0]), int(each[4][1])) for each in found]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterable, Sequence
 from time import monotonic
 
 from attrs import define, field
 
+from resilience.arrivals import resolved
 from resilience.postgres.members import PostgresMember
 
 from .conninfo import Upstream
 from .looking import Look
 
-RESOLVE_SECONDS = 0.5
 AGAIN_SECONDS = 10.0
 """So long a place that is nobody's is not looked up again."""
 Place = tuple[str, str]
@@ -58,25 +57,20 @@ class Whereabouts:
         """Look up where members are, and where `unknown` leads; what two members share is neither's."""
         self._asked.update(dict.fromkeys(unknown, monotonic()))
         said = list(self._said)
-        resolved = await asyncio.gather(*(_resolved(each) for each in (*said, *unknown)))
+        found = await asyncio.gather(*(_resolved(each) for each in (*said, *unknown)))
         owners: dict[Place, set[str]] = {}
-        for place, addresses in zip(said, resolved, strict=False):
+        for place, addresses in zip(said, found, strict=False):
             for address in addresses:
                 owners.setdefault(address, set()).add(self._said[place])
         self._found.update({place: next(iter(names)) for place, names in owners.items() if len(names) == 1})
-        for place, addresses in zip(unknown, resolved[len(said) :], strict=True):
+        for place, addresses in zip(unknown, found[len(said) :], strict=True):
             if len(names := {name for each in addresses for name in owners.get(each, ())}) == 1:
                 self._found[place] = names.pop()
 
 
 async def _resolved(place: Place) -> Iterable[Place]:
-    """Return the addresses that a host and its port have; none if nobody can tell in time."""
+    """Return the addresses that a host and its port have; a socket's path has none."""
     host, port = place
-    if host.startswith(("/", "@")):
+    if host.startswith(("/", "@")) or not port.isdecimal():
         return ()
-    try:
-        async with asyncio.timeout(RESOLVE_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, TimeoutError):
-        return ()
-    return {(str(each[4][0]), str(each[4][1])) for each in found}
+    return {(address, str(number)) for address, number in await resolved(host, int(port))}

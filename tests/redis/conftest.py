@@ -14,10 +14,10 @@ from resilience.testing.redis import MissingRedis, TestRedis, find_redis, reacha
 from resilience.testing.sentinels import TestSentinels, running_sentinels
 
 from ..conftest import TESTBED, missing
+from .certificates import certificates
 from .cluster import filled, new_cluster
 
 MAJORS = (7, 8)
-VALKEY = 9
 
 
 class NewRedis(Protocol):
@@ -79,13 +79,23 @@ def redis7(new_redis: NewRedis) -> TestRedis:
     return new_redis(7)
 
 
+@pytest.fixture(scope="session")
+def tls(session_folder: Path) -> dict[str, str]:
+    """The settings of a server that speaks TLS."""
+    folder = session_folder / "certificates"
+    folder.mkdir()
+    return certificates(folder)
+
+
 @pytest.fixture
 def watched(
     tmp_owned: Path, redis_program: Callable[[int], Path], request: pytest.FixtureRequest
 ) -> Iterator[TestSentinels]:
-    """A master `a`, its replicas `b` and `c`, and three Sentinels; of Redis 7 unless parametrized (9: Valkey)."""
-    major = getattr(request, "param", 7)
+    """A master `a`, its replicas `b` and `c`, and three Sentinels; of Redis 7 unless parametrized with a kind."""
+    kind = getattr(request, "param", "redis7")
     # Valkey's Sentinels ask a new master for the first time after a second, and would take it for dead before.
-    down_after = 800 if major < VALKEY else 1500
-    with running_sentinels(tmp_owned / "group", redis_program(major), down_after=down_after) as group:
+    down_after = 1500 if kind == "valkey9" else 800
+    tls = request.getfixturevalue("tls") if kind == "tls" else None
+    program = redis_program(7 if tls else int(kind[-1]))
+    with running_sentinels(tmp_owned / "group", program, down_after=down_after, tls=tls) as group:
         yield group

@@ -1,4 +1,4 @@
-"""An operator of a group that Sentinels watch, who ends himself with kill -9 just before or after an effect."""
+"""An operator of a group that Sentinels watch, who ends himself with kill -9 just before or after an effect, if any."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ async def main(given: dict[str, Any]) -> None:
             fencers=[cast("Fencer", Mortal(SentinelFencer(promoter), given["when"], given["effect"]))],
             journal=LocalStore(given["journal"]),
         )
-        await switchover(group, policy=FailoverPolicy(max_loss=timedelta(seconds=5)), actor="anna")
+        policy = FailoverPolicy(max_loss=timedelta(seconds=5))
+        await switchover(group, policy=policy, to=given.get("to"), actor="anna")
 
 
 if __name__ == "__main__":

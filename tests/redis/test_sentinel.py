@@ -40,6 +40,8 @@ from resilience.testing.sentinels import TestSentinels
 
 SOME_LOSS = FailoverPolicy(max_loss=timedelta(seconds=5), confirmation="FAIL OVER")
 NOTICED_SECONDS = 20.0
+every_kind = pytest.mark.parametrize("watched", ["redis6", "redis7", "redis8", "valkey9", "tls"], indirect=True)
+plain_and_tls = pytest.mark.parametrize("watched", ["redis7", "tls"], indirect=True)
 
 
 @asynccontextmanager
@@ -57,6 +59,7 @@ async def grouped(
             sentinels=watched.addresses(),
             members={each.name: each.address for each in members},
             watched="orders",
+            url=watched.master.url,
             seconds=0.5,
         )
         yield FailoverGroup(
@@ -70,6 +73,20 @@ async def noticed(group: FailoverGroup) -> FailoverPlan:
         while (plan := await plan_failover(group, policy=SOME_LOSS)).blockers:
             await asyncio.sleep(0.02)
     return plan
+
+
+async def operated(watched: TestSentinels, journal: Path, **more: str) -> asyncio.subprocess.Process:
+    """Start an operator who switches over, in a process of his own."""
+    given = {
+        "members": {name: server.url for name, server in watched.servers.items()},
+        "sentinels": watched.addresses(),
+        "journal": str(journal),
+        "when": "never",
+        "effect": "",
+        **more,
+    }
+    program = str(Path(__file__).with_name("killed_operator.py"))
+    return await asyncio.create_subprocess_exec(sys.executable, program, json.dumps(given))
 
 
 def promoter_of(group: FailoverGroup) -> SentinelPromoter:
@@ -91,7 +108,7 @@ async def agreed(group: FailoverGroup) -> GroupFacts:
         await asyncio.sleep(0.05)
 
 
-@pytest.mark.parametrize("watched", [6, 7, 8, 9], indirect=True, ids=["redis6", "redis7", "redis8", "valkey9"])
+@every_kind
 async def test_a_dead_master_is_replaced_by_whom_the_sentinels_elect(watched: TestSentinels) -> None:
     async with grouped(watched) as group:
         await StateRecorder(group).once()
@@ -128,11 +145,11 @@ async def test_sentinels_that_were_quicker_have_done_what_was_planned(watched: T
         assert any("alive" in each.text for each in later.blockers), "it is not failed over once more"
 
 
-@pytest.mark.parametrize("watched", [6, 7, 8, 9], indirect=True, ids=["redis6", "redis7", "redis8", "valkey9"])
+@every_kind
 async def test_a_switchover_loses_nothing_and_the_old_master_acknowledges_nothing_more(watched: TestSentinels) -> None:
     acknowledged: list[int] = []
     async with grouped(watched) as group:
-        client = connect_master(watched.addresses(), "orders")
+        client = connect_master(watched.addresses(), "orders", url=watched.master.url)
 
         async def write() -> None:
             for number in range(1_000_000):
@@ -161,6 +178,7 @@ async def test_a_switchover_loses_nothing_and_the_old_master_acknowledges_nothin
         assert not [each for each in facts.findings if each.subject == "split brain"]
 
 
+@plain_and_tls
 async def test_a_group_without_sentinels_is_failed_over_by_hand_and_they_agree_when_they_return(
     watched: TestSentinels,
 ) -> None:
@@ -250,16 +268,7 @@ async def test_hostnames_that_no_longer_resolve_are_members_with_a_problem(watch
 async def test_an_operator_that_was_killed_is_taken_over_wherever_that_was(
     watched: TestSentinels, tmp_path: Path, when: str, effect: str
 ) -> None:
-    given = {
-        "members": {name: server.url for name, server in watched.servers.items()},
-        "sentinels": watched.addresses(),
-        "journal": str(tmp_path),
-        "when": when,
-        "effect": effect,
-    }
-    operator = await asyncio.create_subprocess_exec(
-        sys.executable, str(Path(__file__).with_name("killed_operator.py")), json.dumps(given)
-    )
+    operator = await operated(watched, tmp_path, when=when, effect=effect)
     assert await operator.wait() == -signal.SIGKILL
     async with grouped(watched, journal=LocalStore(tmp_path)) as group:
         report = await resume(group, actor="bert", reason="anna's machine is dead")
@@ -268,6 +277,23 @@ async def test_an_operator_that_was_killed_is_taken_over_wherever_that_was(
         assert (await agreed(group)).primary == report.primary
         with watched.servers[report.primary].client() as client:
             assert client.set("x", "y"), "nobody waits any more"
+
+
+async def test_an_operator_who_was_killed_while_he_prepared_leaves_every_replica_electable(
+    watched: TestSentinels, tmp_path: Path
+) -> None:
+    operator = await operated(watched, tmp_path, to="b")
+    kept = watched.servers["c"]
+    await asyncio.to_thread(watched.until, lambda: kept.info("slave_priority") == "0", "nobody prepares")
+    operator.kill()
+    assert await operator.wait() == -signal.SIGKILL
+    assert kept.info("slave_priority") == "0", "as it was left"
+    async with grouped(watched, journal=LocalStore(tmp_path)) as group:
+        report = await resume(group, actor="bert", reason="anna's machine is dead")
+        assert (report.ending, report.primary) == ("completed", "b"), str(report)
+        facts = await agreed(group)
+        assert facts.primary == "b"
+        assert kept.info("slave_priority") == "100"
 
 
 async def test_the_least_time_it_takes_comes_from_live_settings(watched: TestSentinels) -> None:
@@ -281,6 +307,7 @@ async def test_the_least_time_it_takes_comes_from_live_settings(watched: TestSen
         assert not budget.possible, "R17 wants less than 10 s of the default that takes 30 to notice"
 
 
+@plain_and_tls
 @pytest.mark.parametrize("fault", [KilledRedis, HungRedis])
 async def test_a_drill_shows_what_clients_see(watched: TestSentinels, fault: type[KilledRedis | HungRedis]) -> None:
     async with grouped(watched) as group:
@@ -289,7 +316,7 @@ async def test_a_drill_shows_what_clients_see(watched: TestSentinels, fault: typ
         report = await drill(
             group,
             fault=fault(member=watched.members()[0]),
-            canary=RedisCanary(sentinels=watched.addresses(), watched="orders"),
+            canary=RedisCanary(sentinels=watched.addresses(), watched="orders", url=watched.master.url),
             criterion=Criterion(rto=timedelta(seconds=10), rpo=timedelta(seconds=1)),
             policy=SOME_LOSS,
             watch_seconds=0.5,

@@ -13,17 +13,8 @@ from resilience.stores import MemoryStore
 from resilience.testing.machine import free_port
 from resilience.testing.redis import TestRedis
 
-from .certificates import certificates
 from .conftest import NewRedis
 from .data import contents, fill
-
-
-@pytest.fixture(scope="module")
-def tls(session_folder: Path) -> dict[str, str]:
-    """The settings of a server that speaks TLS."""
-    folder = session_folder / "certificates"
-    folder.mkdir()
-    return certificates(folder)
 
 
 def underscored(settings: dict[str, str]) -> dict[str, str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from redis.retry import Retry
 from .machine import end, free_port, owned_folder, serving, unprivileged
 
 START_SECONDS = 30.0
+AUTHORITY = "tls-ca-cert-file"
 
 
 class MissingRedis(Exception):
@@ -71,7 +71,8 @@ class TestRedis:
 
     Its user `default` needs no password, and it writes no file by itself, unless `settings` say otherwise. A diskless
     replication begins at once, where production waits 5 s for more replicas. `settings` are lines of redis.conf; a
-    server may rewrite its own file (a Sentinel does).
+    server may rewrite its own file (a Sentinel does). With `tls` (the settings of its certificate and its authority)
+    it speaks nothing else, also with other servers.
     """
 
     __test__ = False
@@ -79,6 +80,7 @@ class TestRedis:
     folder: Path
     binary: Path
     settings: Mapping[str, str] = field(factory=dict, kw_only=True)
+    tls: Mapping[str, str] = field(factory=dict, kw_only=True)
     port: int = field(factory=free_port, kw_only=True)
     sentinel: bool = field(default=False, kw_only=True)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
@@ -96,7 +98,8 @@ class TestRedis:
     @property
     def url(self) -> str:
         """Where it is."""
-        return f"redis://127.0.0.1:{self.port}"
+        place = f"127.0.0.1:{self.port}"
+        return f"rediss://{place}?ssl_ca_certs={self.tls[AUTHORITY]}" if self.tls else f"redis://{place}"
 
     @property
     def pid(self) -> int:
@@ -130,7 +133,10 @@ class TestRedis:
         wanted = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "daemonize": "no"}
         if not self.sentinel:
             wanted |= {"save": '""', "appendonly": "no", "repl-diskless-sync-delay": "0", "repl-diskless-sync": "yes"}
-        lines = "".join(f"{name} {value}\n" for name, value in {**wanted, **self.settings}.items() if value)
+        if self.tls:
+            wanted |= {"port": "0", "tls-port": str(self.port), "tls-replication": "yes", "tls-auth-clients": "no"}
+        given = {**wanted, **self.tls, **self.settings}
+        lines = "".join(f"{name} {value}\n" for name, value in given.items() if value)
         self.config.write_text(lines)
         if account := unprivileged():
             shutil.chown(self.config, account.uid, account.gid)
@@ -161,7 +167,7 @@ class TestRedis:
     def client(self, **more: object) -> redis.Redis:
         """Return a blocking client for the user `default`, which repeats nothing; the caller closes it."""
         once = Retry(NoBackoff(), 0)
-        return redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=START_SECONDS, retry=once, **more)  # type: ignore[arg-type]
+        return redis.Redis.from_url(self.url, socket_timeout=START_SECONDS, retry=once, **more)
 
     def ask(self, *words: str | bytes | int, **more: object) -> object:
         """Run one command and return the answer. Raises redis.RedisError."""
@@ -186,21 +192,12 @@ class TestRedis:
                 client.eval(script, 0, min(keys, first + 9_999), size, first)
 
     def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self._any_port), 1) as probe:
-            if self._tls:
-                return "ready to accept connections tls" in self.log.read_text(errors="replace").lower()
-            probe.settimeout(START_SECONDS)
-            probe.sendall(b"PING\r\n")
-            return probe.recv(64)[:5] in (b"+PONG", b"-NOAU")
+        with suppress(redis.RedisError, OSError), self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.AuthenticationError:
+                return True
         return False
-
-    @property
-    def _tls(self) -> bool:
-        return self.settings.get("port") == "0"
-
-    @property
-    def _any_port(self) -> int:
-        return int(self.settings.get("tls-port", self.port)) if self._tls else self.port
 
     def _signal(self, number: int) -> None:
         end(self._process, number)

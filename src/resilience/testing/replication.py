@@ -60,12 +60,12 @@ class TestGroup:
             primary.psql(f"alter system set synchronous_standby_names = '{sync}'")
             primary.psql("select pg_reload_conf()")
 
-    def add(self, name: str, *, source: str = "a", slot: bool = False) -> TestServer:
-        """Make and start one more standby, of `source`."""
+    def add(self, name: str, *, source: str = "a", slot: bool = False, more: Sequence[str] = ()) -> TestServer:
+        """Make and start one more standby, of `source`; pg_basebackup is given `more` arguments."""
         upstream = self.servers[source]
         folder = owned_folder(self.folder / name)
         standby = self.servers[name] = TestServer(folder, self.bin_dir)
-        more = ["-S", name] if slot else []
+        more = [*more, *(["-S", name] if slot else [])]
         if slot:
             upstream.psql(f"select pg_create_physical_replication_slot('{name}', true)")
         upstream.run(

@@ -32,7 +32,8 @@ SETTINGS = {
 class TestSentinels:
     """Servers by the names of their members, `a` the first master, and Sentinels that call the group `watched`.
 
-    Synchronous on purpose, like `TestRedis`. The Sentinels take a server for dead after `down_after` milliseconds.
+    Synchronous on purpose, like `TestRedis`. The Sentinels take a server for dead after `down_after` milliseconds. All
+    of them speak nothing but TLS where `tls` says with which certificate.
     """
 
     __test__ = False
@@ -43,6 +44,7 @@ class TestSentinels:
     down_after: int = field(default=800, kw_only=True)
     failover_timeout: int = field(default=10_000, kw_only=True)
     settings: Mapping[str, str] = field(factory=dict, kw_only=True)
+    tls: Mapping[str, str] = field(factory=dict, kw_only=True)
     servers: dict[str, TestRedis] = field(factory=dict, init=False)
     sentinels: dict[str, TestRedis] = field(factory=dict, init=False)
 
@@ -57,7 +59,7 @@ class TestSentinels:
         for name in NAMES[: replicas + 1]:
             follow = {} if name == "a" else {"replicaof": f"127.0.0.1 {self.master.port}"}
             self.servers[name] = TestRedis(
-                self.folder / name, self.binary, settings={**SETTINGS, **self.settings, **follow}
+                self.folder / name, self.binary, settings={**SETTINGS, **self.settings, **follow}, tls=self.tls
             )
             self.servers[name].start()
         self.caught_up()
@@ -73,7 +75,9 @@ class TestSentinels:
             f"sentinel failover-timeout {self.watched} {self.failover_timeout}\n"
             f"sentinel parallel-syncs {self.watched} 1"
         )
-        sentinel = TestRedis(self.folder / name, self.binary, settings={"sentinel": monitor}, sentinel=True)
+        sentinel = TestRedis(
+            self.folder / name, self.binary, settings={"sentinel": monitor}, tls=self.tls, sentinel=True
+        )
         self.sentinels[name] = sentinel
         sentinel.start()
         return sentinel
@@ -171,10 +175,15 @@ def running_sentinels(
     *,
     down_after: int = 800,
     settings: Mapping[str, str] | None = None,
+    tls: Mapping[str, str] | None = None,
 ) -> Iterator[TestSentinels]:
     """Start a group and its Sentinels; ended and removed on leaving."""
     group = TestSentinels(
-        folder, reachable_program(binary, folder.parent), down_after=down_after, settings=settings or {}
+        folder,
+        reachable_program(binary, folder.parent),
+        down_after=down_after,
+        settings=settings or {},
+        tls=tls or {},
     )
     try:
         group.create(replicas, sentinels)

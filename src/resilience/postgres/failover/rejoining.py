@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from attrs import define
 
 from resilience.concurrency import in_thread
@@ -17,6 +20,7 @@ from .control import Control
 from .fence_mark import mark_on
 from .looking import Look
 from .members import Members
+from .outside import LOCATIONS, mapping
 from .promoting import checkpoint
 from .rewinding import ENDED, Rewind
 from .server import LocalServer
@@ -127,11 +131,19 @@ class Rejoin:
             await isolated.ready("select true", seconds=READY_SECONDS)
 
     async def _rebuild(self, found: Divergence, server: LocalServer, workshop: Workshop) -> None:
-        """Replace its data by a fresh base of the primary."""
+        """Replace its data by a fresh base of the primary, and what it has elsewhere too."""
+        primary = found.primary
+        row = await self.members.links[primary].row(LOCATIONS, seconds=self.members.seconds, operation=OPERATION)
+        there: dict[str, str] = json.loads(row["places"])
+        own, major = await in_thread(workshop.outside), await server.tools.major("pg_basebackup")
+        here = own.joined_by(there)
+        taken = [Path(place) for place in there.values()] if self.members[primary].server is not None else []
+        await in_thread(own.check, here, major=major, taken=taken, subject=found.member)
         await in_thread(workshop.open)
-        wal = await in_thread(workshop.empty)
-        arguments = ["-D", str(server.data), "-d", str(self._source(found.primary)), "-c", "fast", "-X", "stream"]
-        await self._run(server, "pg_basebackup", [*arguments, *(["--waldir", str(wal)] if wal else [])], found.primary)
+        await in_thread(workshop.empty, here, major=major)
+        arguments = ["-D", str(server.data), "-d", str(self._source(primary)), "-c", "fast", "-X", "stream"]
+        arguments += [*mapping(there, here), *(["--waldir", str(here.wal)] if here.wal else [])]
+        await self._run(server, "pg_basebackup", arguments, primary)
 
     async def _begin(self, name: str, primary: str, server: LocalServer, slot: str) -> None:
         """Make it a standby of the primary, and only then let it start."""

@@ -19,11 +19,13 @@ from resilience.model.errors import StorageFailed
 from resilience.postgres.mark import AUTO
 
 from .fence_mark import FENCE
+from .outside import Outside, folders
 from .server import LocalServer
 
 CLOSED = 0o701
 _OPEN = 0o700
 _OWN = (".conf", ".crt", ".key", ".pem", ".crl", ".log")
+_OUTSIDE = "outside.json"
 _NOT_OURS = ("postmaster.pid", "postmaster.opts")
 
 
@@ -60,22 +62,20 @@ class Workshop:
                 os.chown(self.kept, account.uid, account.gid)
         data.chmod(CLOSED)
 
-    def empty(self) -> Path | None:
-        """Remove all that is in the directory; return where its WAL is, if that is elsewhere."""
+    def outside(self) -> Outside:
+        """Return what the member keeps elsewhere, also when the links to that are gone."""
+        path = self.kept / _OUTSIDE
+        return Outside.parse(path.read_bytes()) if self.unfinished() and path.exists() else Outside.of(self.server.data)
+
+    def empty(self, outside: Outside, *, major: int) -> None:
+        """Remove all that is in the directory, and what is the member's own `outside`; the next one finds it noted."""
         data = self.server.data
-        wal = data / "pg_wal"
-        elsewhere = wal.readlink() if wal.is_symlink() else None
-        for link in _folder(data / "pg_tblspc"):
-            if link.is_symlink():
-                for each in _folder(link.resolve()):
-                    if each.name.startswith("PG_"):
-                        shutil.rmtree(each)
-        for path in [*_folder(data), *(_folder(elsewhere) if elsewhere else [])]:
+        write_durably(self.kept / _OUTSIDE, outside.text(), None)
+        for path in [*_folder(data), *_folder(outside.wal), *folders(outside, major=major)]:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        return elsewhere
 
     def settings(self) -> bytes:
         """Return the member's own postgresql.auto.conf as it was."""
@@ -86,7 +86,7 @@ class Workshop:
         """Put the member's own files back, all but the settings, and let it start again."""
         data, account = self.server.data, self.server.account
         for path in self.kept.iterdir():
-            if path.name not in (AUTO, FENCE):
+            if path.name not in (AUTO, FENCE, _OUTSIDE):
                 write_durably(data / path.name, path.read_bytes(), account)
         data.chmod(_OPEN)
         shutil.rmtree(self.kept, ignore_errors=True)

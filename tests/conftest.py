@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -62,6 +63,18 @@ def tmp_owned(session_folder: Path) -> Iterator[Path]:
     folder = owned_folder(Path(tempfile.mkdtemp(prefix="owned-", dir=session_folder)))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def uncounted() -> Iterator[None]:
+    """For tests that go through the same lines a million times: counting these would take most of their time.
+
+    The marker of pytest-cov does nothing in a worker of pytest-xdist, where coverage has been started twice.
+    """
+    counting = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(counting)
 
 
 @pytest.fixture(scope="session")

@@ -415,6 +415,7 @@ async def test_a_backup_that_cannot_be_read_is_told_and_nothing_goes_that_it_may
     assert [key for key in await keys(archive) if f"/base/{two.id}" in key]
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_killed_at_every_operation_of_the_store_and_run_again_it_comes_to_the_same_end(after: bool) -> None:
     """Every kept backup can be restored all the while, and at the end nothing is left of what was to go."""
@@ -517,6 +518,7 @@ async def test_superseded_slices_and_watermarks_go_and_a_damaged_segment_keeps_i
     assert [key for key in await keys(history.archive) if "/slices/" in key] == []
 
 
+@pytest.mark.usefixtures("uncounted")
 async def test_cancelled_anywhere_it_leaves_nothing_running_and_every_kept_moment() -> None:
     async with nothing_left_running():
         for attempt in cancellations(step=7):

@@ -345,6 +345,7 @@ def test_a_plan_shows_one_line_a_backup_and_turns_into_json() -> None:
     assert "… 439 more …" in str(many)
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_a_hundred_thousand_backups_are_planned() -> None:
     known, entries = [], []
     for number in range(100_000):
@@ -578,6 +579,7 @@ def latest(past: Past, how: RetentionPolicy) -> set[str]:
     return {each.id for each in newest if all(one.at_least for one in how.rules if one.kind == each.kind)}
 
 
+@pytest.mark.usefixtures("uncounted")
 @settings(max_examples=400, deadline=None)
 @given(pasts(), policies())
 def test_every_kept_recovery_point_stays_restorable_whatever_the_history(past: Past, how: RetentionPolicy) -> None:
@@ -630,6 +632,7 @@ def assert_nothing_older(
             assert not some or at(WRITTEN * min(some)[1]) >= limit
 
 
+@pytest.mark.usefixtures("uncounted")
 @settings(max_examples=300, deadline=None)
 @given(pasts(), policies(), st.integers(1, 400))
 def test_every_moment_of_a_window_stays_restorable_whatever_the_history(

@@ -189,6 +189,17 @@ def test_a_plan_is_stale_once_what_it_rests_on_has_moved(facts: object, words: s
     assert words in stale(plan, facts, [ROUTE], now=moment(6))  # type: ignore[arg-type]
 
 
+def test_a_standby_that_has_found_its_way_to_the_primary_makes_no_plan_stale() -> None:
+    new, old = forked(("2", 5)), standby("c", 9)
+    facts = group(primary("a", 9, branches=new), standby("b", 9, branches=new), old, sightings=ALIVE)
+    joined = group(primary("a", 9, branches=new), standby("b", 9, branches=new), standby("c", 9, branches=new))
+    parted = evolve(joined, members=(*joined.members[:2], standby("c", 9, branches=forked(("3", 5)))))
+    plan = planned(facts, kind="switchover", to="b")
+    assert plan.candidate == "b"
+    assert not stale(plan, evolve(joined, sightings=ALIVE), [ROUTE], now=moment(6))
+    assert stale(plan, evolve(parted, sightings=ALIVE), [ROUTE], now=moment(6)) == ("c is on 3 now, and was on 1",)
+
+
 def test_a_plan_is_stale_once_it_expired_or_its_routes_or_its_synchronous_standbys_changed() -> None:
     facts = group(primary("a", 9), standby("b", 9), standby("c", 9), sightings=ALIVE, sync=sync_of("b", "c"))
     plan = planned(facts, kind="switchover")

@@ -283,6 +283,7 @@ def explored(kind: FailoverKind) -> tuple[dict[tuple[object, ...], Node], dict[t
     return nodes, ways
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize("kind", ["failover", "switchover", "failback"])
 def test_whatever_happens_there_are_never_two_who_could_write_and_every_state_has_an_exit(
     kind: FailoverKind, monkeypatch: pytest.MonkeyPatch

@@ -93,9 +93,7 @@ def watched(
 ) -> Iterator[TestSentinels]:
     """A master `a`, its replicas `b` and `c`, and three Sentinels; of Redis 7 unless parametrized with a kind."""
     kind = getattr(request, "param", "redis7")
-    # Valkey's Sentinels ask a new master for the first time after a second, and would take it for dead before.
-    down_after = 1500 if kind == "valkey9" else 800
     tls = request.getfixturevalue("tls") if kind == "tls" else None
     program = redis_program(7 if tls else int(kind[-1]))
-    with running_sentinels(tmp_owned / "group", program, down_after=down_after, tls=tls) as group:
+    with running_sentinels(tmp_owned / "group", program, tls=tls) as group:
         yield group

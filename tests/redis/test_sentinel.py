@@ -300,9 +300,14 @@ async def test_the_least_time_it_takes_comes_from_live_settings(watched: TestSen
     async with grouped(watched) as group:
         budget = await rto_budget(group, policy=FailoverPolicy(rto=timedelta(seconds=10)))
         assert budget.possible
-        assert "down-after-milliseconds is 800" in str(budget)
+        assert "down-after-milliseconds is 1500" in str(budget)
+        for sentinel in watched.sentinels.values():
+            sentinel.ask("SENTINEL", "SET", "orders", "down-after-milliseconds", 800)
+        hasty = "down-after-milliseconds is below 1000"
+        assert any(hasty in each.text for each in (await group.promoter.survey()).findings)
         for sentinel in watched.sentinels.values():
             sentinel.ask("SENTINEL", "SET", "orders", "down-after-milliseconds", 30_000)
+        assert not any(hasty in each.text for each in (await group.promoter.survey()).findings)
         budget = await rto_budget(group, policy=FailoverPolicy(rto=timedelta(seconds=10)))
         assert not budget.possible, "R17 wants less than 10 s of the default that takes 30 to notice"
 
@@ -327,7 +332,9 @@ async def test_a_drill_shows_what_clients_see(watched: TestSentinels, fault: typ
         assert report.passed, str(report)
         assert report.canary is not None
         assert report.canary.missing is not None
-        assert {each.instance for each in report.canary.missing} <= {first}, "it acknowledges, and replicates after that"
+        assert {each.instance for each in report.canary.missing} <= {first}, (
+            "it acknowledges, and replicates after that"
+        )
         assert report.canary.two_writers == ()
         assert (await agreed(group)).primary in ("b", "c")
         with watched.servers[(await agreed(group)).primary].client() as primary:  # its replicas follow

@@ -29,7 +29,7 @@ def _moved(plan: FailoverPlan, facts: GroupFacts, routes: Sequence[RouteFacts], 
         yield from (
             f"the primary lives, as {each.vantage} sees it: {each.text}" for each in facts.sightings if each.alive
         )
-    yield from _members_moved(plan.facts, facts)
+    yield from _members_moved(plan, facts)
     yield from _sync_moved(plan.facts.sync, facts.sync)
     yield from (_routes_changed if plan.facts.elects else _routes_moved)(plan, plan.routes, routes)
 
@@ -53,7 +53,9 @@ def _routes_changed(plan: FailoverPlan, before: Sequence[RouteFacts], routes: Se
     )
 
 
-def _members_moved(was: GroupFacts, facts: GroupFacts) -> Iterator[str]:
+def _members_moved(plan: FailoverPlan, facts: GroupFacts) -> Iterator[str]:
+    was, primary = plan.facts, facts.member(facts.primary)
+    home = _branch(primary) if primary is not None else ""
     for before in was.members:
         member = facts.member(before.name)
         if member is None:
@@ -64,7 +66,8 @@ def _members_moved(was: GroupFacts, facts: GroupFacts) -> Iterator[str]:
             problem = f": {member.problem}" if member.problem else ""
             yield f"{before.name} is {_role(member.role)} now, and was {_role(before.role)}{problem}"
         then, branch = _branch(before), _branch(member)
-        if then and branch and then != branch:
+        joined = branch == home and member.role == "standby" and member.name != plan.candidate  # it has found its way
+        if then and branch and then != branch and not joined:
             yield f"{before.name} is on {branch} now, and was on {then}"
     for new in facts.members:
         if was.member(new.name) is None:

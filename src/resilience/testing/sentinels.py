@@ -20,6 +20,7 @@ from .redis import TestRedis, reachable_program
 NAMES = ("a", "b", "c", "d", "e")
 READY_SECONDS = 30.0
 LOOK_SECONDS = 0.02
+GREETING_MS, USUAL_GREETING_MS = 50, 2000
 SETTINGS = {
     "repl-diskless-sync-delay": "0",
     "repl-ping-replica-period": "1",
@@ -32,8 +33,9 @@ SETTINGS = {
 class TestSentinels:
     """Servers by the names of their members, `a` the first master, and Sentinels that call the group `watched`.
 
-    Synchronous on purpose, like `TestRedis`. The Sentinels take a server for dead after `down_after` milliseconds. All
-    of them speak nothing but TLS where `tls` says with which certificate.
+    Synchronous on purpose, like `TestRedis`. The Sentinels take a server for dead after `down_after` milliseconds; with
+    less than a second they do so with servers that are well. Where `tls` says with which certificate, all speak nothing
+    else.
     """
 
     __test__ = False
@@ -41,7 +43,7 @@ class TestSentinels:
     folder: Path
     binary: Path
     watched: str = field(default="orders", kw_only=True)
-    down_after: int = field(default=800, kw_only=True)
+    down_after: int = field(default=1500, kw_only=True)
     failover_timeout: int = field(default=10_000, kw_only=True)
     settings: Mapping[str, str] = field(factory=dict, kw_only=True)
     tls: Mapping[str, str] = field(factory=dict, kw_only=True)
@@ -65,7 +67,9 @@ class TestSentinels:
         self.caught_up()
         for number in range(1, sentinels + 1):
             self.add_sentinel(f"s{number}", quorum=sentinels // 2 + 1)
+        self._greet_every(GREETING_MS)
         self.known()
+        self._greet_every(USUAL_GREETING_MS)
 
     def add_sentinel(self, name: str, *, quorum: int = 2, port: int | None = None) -> TestRedis:
         """Start one more Sentinel, which watches the first master."""
@@ -89,8 +93,11 @@ class TestSentinels:
             others = [self.servers[name] for name in names]
 
         def all_there() -> bool:
-            here = int(self.servers[source].info("master_repl_offset"))
-            return all(
+            with self.servers[source].client() as client:
+                seen = client.info("replication")
+            here = int(seen["master_repl_offset"])
+            heard = [each for name, each in seen.items() if name.startswith("slave") and isinstance(each, dict)]
+            return sum(each["offset"] > 0 for each in heard) >= len(others) and all(
                 each.info("master_link_status") == "up" and int(each.info("slave_repl_offset")) >= here
                 for each in others
             )
@@ -158,6 +165,12 @@ class TestSentinels:
             LocalRedis(server.folder, server.config).end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _greet_every(self, milliseconds: int) -> None:
+        """Set how often Sentinels tell each other that they are there; one before 7 does not let itself be told."""
+        for each in self.sentinels.values():
+            with suppress(redis.ResponseError):
+                each.ask("SENTINEL", "DEBUG", "PUBLISH-PERIOD", milliseconds)
+
     def _quorum(self, sentinel: TestRedis) -> bool:
         return b"OK" in bytes(str(sentinel.ask("SENTINEL", "CKQUORUM", self.watched)), "ascii")
 
@@ -173,7 +186,7 @@ def running_sentinels(
     replicas: int = 2,
     sentinels: int = 3,
     *,
-    down_after: int = 800,
+    down_after: int = 1500,
     settings: Mapping[str, str] | None = None,
     tls: Mapping[str, str] | None = None,
 ) -> Iterator[TestSentinels]:

@@ -23,6 +23,10 @@ from .sentinels import Address, Council, Opinion
 FRESH_SECONDS = 2.0
 """What a master answered a Sentinel so short a time ago says that it lives."""
 
+HASTY_MS = 1000
+"""Sentinels ask a server every second (sentinel.c, SENTINEL_PING_PERIOD); with 800 ms, one new master in six that was
+well was taken for dead, on Redis 7.0 and a busy machine."""
+
 
 @frozen(kw_only=True)
 class Seen:
@@ -273,6 +277,12 @@ def _of_sentinels(council: Council, primary: str, places: Mapping[Address, str])
     elif council.size < 3:
         text = f"there are {council.size} of them: without one of them nobody is elected"
         yield Finding(severity="warning", subject="Sentinels", text=text, hint="run three or more")
+    hasty = [each.sentinel for each in council.answering if 0 < each.number("down-after-milliseconds") < HASTY_MS]
+    if hasty:
+        where = ", ".join(hasty)
+        text = f"down-after-milliseconds is below {HASTY_MS} ({where}): a new master that is well may be replaced"
+        hint = "they ask once a second: SENTINEL SET <master> down-after-milliseconds 1500, or more, on each of them"
+        yield Finding(severity="warning", subject="Sentinels", text=text, hint=hint)
 
 
 def _details(council: Council, places: Mapping[Address, str], look: Look | None) -> dict[str, Json]:

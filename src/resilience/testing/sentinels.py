@@ -64,12 +64,14 @@ class TestSentinels:
                 self.folder / name, self.binary, settings={**SETTINGS, **self.settings, **follow}, tls=self.tls
             )
             self.servers[name].start()
-        self.caught_up()
         for number in range(1, sentinels + 1):
             self.add_sentinel(f"s{number}", quorum=sentinels // 2 + 1)
         self._greet_every(GREETING_MS)
+        self.caught_up()
         self.known()
         self._greet_every(USUAL_GREETING_MS)
+        if sentinels:
+            self.until(self._heard, "the replicas did not report what they have")
 
     def add_sentinel(self, name: str, *, quorum: int = 2, port: int | None = None) -> TestRedis:
         """Start one more Sentinel, which watches the first master."""
@@ -93,11 +95,8 @@ class TestSentinels:
             others = [self.servers[name] for name in names]
 
         def all_there() -> bool:
-            with self.servers[source].client() as client:
-                seen = client.info("replication")
-            here = int(seen["master_repl_offset"])
-            heard = [each for name, each in seen.items() if name.startswith("slave") and isinstance(each, dict)]
-            return sum(each["offset"] > 0 for each in heard) >= len(others) and all(
+            here = int(self.servers[source].info("master_repl_offset"))
+            return all(
                 each.info("master_link_status") == "up" and int(each.info("slave_repl_offset")) >= here
                 for each in others
             )
@@ -170,6 +169,12 @@ class TestSentinels:
         for each in self.sentinels.values():
             with suppress(redis.ResponseError):
                 each.ask("SENTINEL", "DEBUG", "PUBLISH-PERIOD", milliseconds)
+
+    def _heard(self) -> bool:
+        """Tell whether all replicas have told the master how far they are: before that a loss is not bounded."""
+        with self.master.client() as client:
+            said = client.info("replication")
+        return all(said.get(f"slave{number}", {}).get("offset") for number in range(len(self.servers) - 1))
 
     def _quorum(self, sentinel: TestRedis) -> bool:
         return b"OK" in bytes(str(sentinel.ask("SENTINEL", "CKQUORUM", self.watched)), "ascii")

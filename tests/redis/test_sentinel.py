@@ -70,8 +70,10 @@ async def grouped(
 async def noticed(group: FailoverGroup, *but: str) -> FailoverPlan:
     """Plan until nothing stands in the way, `but` what is named."""
     async with asyncio.timeout(NOTICED_SECONDS):
-        while {each.subject for each in (plan := await plan_failover(group, policy=SOME_LOSS)).blockers} - set(but):
+        plan = await plan_failover(group, policy=SOME_LOSS)
+        while {each.subject for each in plan.blockers} - set(but):
             await asyncio.sleep(0.02)
+            plan = await plan_failover(group, policy=SOME_LOSS)
     return plan
 
 

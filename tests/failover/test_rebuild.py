@@ -115,3 +115,17 @@ async def test_a_folder_that_holds_something_else_is_never_emptied(spread: Sprea
         with pytest.raises(Refused, match="which holds PG_17"):
             await promoter.rejoin(FOUND, epoch=1)
         group.primary.psql("create table u tablespace other as select 1 as i")
+
+
+async def test_a_tablespace_that_is_no_more_leaves_what_else_is_in_its_folder(spread: Spread) -> None:
+    group = spread.group
+    group.servers["b"].stop()
+    (spread.own / "note").write_text("not PostgreSQL's")
+    group.primary.psql("drop table t")
+    group.primary.psql("drop tablespace fast")
+    async with promoter_of(group) as promoter:
+        await promoter.survey()
+        await promoter.rejoin(FOUND, epoch=1)
+    group.caught_up()
+    assert [each.name for each in spread.own.iterdir()] == ["note"]
+    assert spread.links == {spread.wal}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from attrs import evolve, field, frozen
@@ -33,7 +33,8 @@ class Outside:
         wal, tablespaces = data / "pg_wal", data / "pg_tblspc"
         links = [each for each in tablespaces.iterdir() if each.is_symlink()] if tablespaces.is_dir() else []
         return cls(
-            wal=wal.readlink() if wal.is_symlink() else None, tablespaces={each.name: each.readlink() for each in links}
+            wal=data / wal.readlink() if wal.is_symlink() else None,
+            tablespaces={each.name: tablespaces / each.readlink() for each in links},
         )
 
     @classmethod
@@ -52,16 +53,19 @@ class Outside:
         """Add the tablespaces that the primary has, `there` by their oids: a new one goes where it is there."""
         return evolve(self, tablespaces={**{oid: Path(place) for oid, place in there.items()}, **self.tablespaces})
 
-    def check(self, wanted: Outside, *, major: int, taken: Collection[Path], subject: str) -> None:
-        """Raise Refused if a folder that is wanted holds what is not this member's own, or is one of those `taken`."""
-        mine = set(self.tablespaces.values())
-        for place in wanted.tablespaces.values():
-            there = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
-            others = (
-                there if place in taken else [name for name in there if place not in mine or _version(name) != major]
-            )
-            if others:
-                text = f"a tablespace is to be in {place}, which holds {others[0]}: that is not {subject}'s"
+    def check(self, there: Mapping[str, str], *, major: int, local: bool, subject: str) -> None:
+        """Raise Refused if a folder that the primary's tablespaces are to be in holds what is not this member's own.
+
+        `local`: the primary is on this machine, so its folders are nobody else's.
+        """
+        here, mine = self.joined_by(there).tablespaces, set(self.tablespaces.values())
+        taken = {Path(place) for place in there.values()} if local else set()
+        for oid, place in here.items():
+            names = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
+            if place not in taken and place in mine:
+                names = [name for name in names if oid in there and _version(name) != major]
+            if names:
+                text = f"a tablespace is to be in {place}, which holds {names[0]}: that is not {subject}'s"
                 hint = "empty the folder if nobody needs it, or rebuild with pg_basebackup --tablespace-mapping"
                 raise Refused(text, operation="rejoin", subject=subject, hint=hint)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from attrs import define
 
@@ -136,9 +135,8 @@ class Rejoin:
         row = await self.members.links[primary].row(LOCATIONS, seconds=self.members.seconds, operation=OPERATION)
         there: dict[str, str] = json.loads(row["places"])
         own, major = await in_thread(workshop.outside), await server.tools.major("pg_basebackup")
-        here = own.joined_by(there)
-        taken = [Path(place) for place in there.values()] if self.members[primary].server is not None else []
-        await in_thread(own.check, here, major=major, taken=taken, subject=found.member)
+        here, local = own.joined_by(there), self.members[primary].server is not None
+        await in_thread(own.check, there, major=major, local=local, subject=found.member)
         await in_thread(workshop.open)
         await in_thread(workshop.empty, here, major=major)
         arguments = ["-D", str(server.data), "-d", str(self._source(primary)), "-c", "fast", "-X", "stream"]

@@ -110,11 +110,33 @@ async def test_a_folder_that_holds_something_else_is_never_emptied(spread: Sprea
         assert note.exists()
         assert {each.name for each in spread.own.iterdir()} > {"note"}, "nothing was begun"
         note.unlink()
+        note = spread.wal / "note"
+        note.write_text("not PostgreSQL's")
+        with pytest.raises(Refused, match="its WAL is to be in .* holds note: that is not b's"):
+            await promoter.rejoin(FOUND, epoch=1)
+        assert note.exists()
+        assert len(list(spread.wal.iterdir())) > 1, "nothing was begun"
+        note.unlink()
         other = owned_folder(spread.own.parent / "other")
         group.primary.psql(f"create tablespace other location '{other}'")
         with pytest.raises(Refused, match="which holds PG_17"):
             await promoter.rejoin(FOUND, epoch=1)
         group.primary.psql("create table u tablespace other as select 1 as i")
+
+
+async def test_a_folder_that_another_server_on_this_machine_uses_is_never_emptied(spread: Spread) -> None:
+    group = spread.group
+    group.servers["b"].stop()
+    (link,) = (group.servers["b"].data / "pg_tblspc").iterdir()
+    other = spread.own.parent / "by another name"
+    other.symlink_to(spread.theirs)
+    link.unlink()
+    link.symlink_to(other)
+    async with promoter_of(group) as promoter:
+        await promoter.survey()
+        with pytest.raises(Refused, match="by another name, which holds PG_17"):
+            await promoter.rejoin(FOUND, epoch=1)
+    assert group.primary.psql("select sum(i) from t") == "1"
 
 
 async def test_a_tablespace_that_is_no_more_leaves_what_else_is_in_its_folder(spread: Spread) -> None:

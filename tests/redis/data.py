@@ -14,7 +14,9 @@ from redis.asyncio import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from resilience import Archive, restore
 from resilience.programs import tied
+from resilience.redis import RedisDataDirectory, RedisServer
 from resilience.redis.client import Url, ask, commands
 from resilience.testing.machine import free_port, unprivileged
 from resilience.testing.redis import TestRedis
@@ -109,3 +111,14 @@ def runs_on(server: TestRedis, data: Path, *, appendonly: bool = False, seconds:
             process.kill()
             process.wait()
             shutil.rmtree(copy)
+
+
+async def assert_comes_back(archive: Archive, server: TestRedis, other: TestRedis, folder: Path) -> None:
+    """Restore into a folder and into a server that runs; all must be as `server` has it."""
+    for into in (
+        RedisDataDirectory(folder / "data", program=server.binary),
+        RedisServer(url=other.url, program=server.binary),
+    ):
+        await restore(archive, "cache", into=into)
+        async with into.live() as live:
+            assert await contents(live.url) == await contents(server.url)

@@ -6,21 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from resilience import Archive, backup, restore, verify
+from resilience import Archive, backup, verify
 from resilience.model.errors import Refused
 from resilience.model.findings import Level
-from resilience.redis import (
-    RedisAofTarget,
-    RedisBackupValidator,
-    RedisDataDirectory,
-    RedisScratch,
-    RedisServer,
-    RedisTarget,
-)
+from resilience.redis import RedisAofTarget, RedisBackupValidator, RedisScratch, RedisTarget
 from resilience.stores import MemoryStore
 
 from .conftest import NewRedis
-from .data import contents, fill
+from .data import assert_comes_back, fill
 
 
 @pytest.mark.parametrize("how", ["diskless", "by disk", "saved"])
@@ -32,13 +25,7 @@ async def test_a_redis_6_comes_back(new_redis: NewRedis, tmp_owned: Path, how: s
     scratch = RedisScratch(program=server.binary, within=tmp_owned)
     verdict = await verify(archive, manifest, validators=[RedisBackupValidator(keys=10)], scratch=scratch)
     assert verdict.level == Level.STARTS, str(verdict)
-    for into in (
-        RedisDataDirectory(tmp_owned / "data", program=server.binary),
-        RedisServer(url=other.url, program=server.binary),
-    ):
-        await restore(archive, "cache", into=into)
-        async with into.live() as live:
-            assert await contents(live.url) == await contents(server.url)
+    await assert_comes_back(archive, server, other, tmp_owned)
 
 
 async def test_its_append_only_file_is_refused_and_something_else_offered(new_redis: NewRedis) -> None:

@@ -9,12 +9,12 @@ import pytest
 from resilience import Archive, backup, restore, verify
 from resilience.model.errors import Refused
 from resilience.model.findings import Level
-from resilience.redis import RedisBackupValidator, RedisDataDirectory, RedisScratch, RedisServer, RedisTarget
+from resilience.redis import RedisBackupValidator, RedisDataDirectory, RedisScratch, RedisTarget
 from resilience.stores import MemoryStore
 from resilience.testing.redis import TestRedis
 
 from .conftest import NewRedis
-from .data import contents, fill
+from .data import assert_comes_back, contents, fill
 
 
 @pytest.fixture
@@ -41,14 +41,7 @@ async def test_a_valkey_comes_back(valkey: TestRedis, new_redis: NewRedis, tmp_o
     assert "redis-check-rdb could not read it" in str(verdict)
     verdict = await verify(archive, manifest, validators=[RedisBackupValidator(keys=23)], scratch=scratch)
     assert verdict.level == Level.STARTS
-    other = new_redis(9)
-    for into in (
-        RedisDataDirectory(tmp_owned / "data", program=valkey.binary),
-        RedisServer(url=other.url, program=valkey.binary),
-    ):
-        await restore(archive, "cache", into=into)
-        async with into.live() as live:
-            assert await contents(live.url) == await contents(valkey.url)
+    await assert_comes_back(archive, valkey, new_redis(9), tmp_owned)
 
 
 async def test_redis_and_valkey_do_not_read_what_the_other_writes_now(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-from resilience.model.errors import Refused
+from resilience.model.errors import Refused, StorageFailed
 
 LOCATIONS = """
 select coalesce(json_object_agg(oid::text, location), '{}')::text as places
@@ -18,6 +18,9 @@ where location like '/%'
 """
 """Asks a server where its tablespaces are, by their oids; those inside of the data directory are left out."""
 _VERSIONED = re.compile(r"PG_(\d+)_\d+")
+_WAL = re.compile(
+    r"[0-9A-F]{24}(\..+)?|[0-9A-F]{8}\.history|archive_status|summaries|xlogtemp\.\d+|RECOVERY(XLOG|HISTORY)"
+)
 
 
 @frozen(kw_only=True)
@@ -29,13 +32,17 @@ class Outside:
 
     @classmethod
     def of(cls, data: Path) -> Outside:
-        """Read it from the links in a data directory."""
+        """Read it from the links in a data directory. Raises StorageFailed."""
         wal, tablespaces = data / "pg_wal", data / "pg_tblspc"
-        links = [each for each in tablespaces.iterdir() if each.is_symlink()] if tablespaces.is_dir() else []
-        return cls(
-            wal=data / wal.readlink() if wal.is_symlink() else None,
-            tablespaces={each.name: tablespaces / each.readlink() for each in links},
-        )
+        try:
+            links = [each for each in tablespaces.iterdir() if each.is_symlink()] if tablespaces.is_dir() else []
+            return cls(
+                wal=data / wal.readlink() if wal.is_symlink() else None,
+                tablespaces={each.name: tablespaces / each.readlink() for each in links},
+            )
+        except OSError as error:
+            what = f"where it keeps its tablespaces cannot be read: {error.strerror}: {error.filename}"
+            raise StorageFailed(what, operation="rejoin", subject=str(data)) from error
 
     @classmethod
     def parse(cls, text: bytes) -> Outside:
@@ -49,25 +56,34 @@ class Outside:
         places = {oid: str(place) for oid, place in self.tablespaces.items()}
         return json.dumps({"wal": str(self.wal) if self.wal else None, "tablespaces": places}).encode()
 
-    def joined_by(self, there: Mapping[str, str]) -> Outside:
-        """Add the tablespaces that the primary has, `there` by their oids: a new one goes where it is there."""
-        return evolve(self, tablespaces={**{oid: Path(place) for oid, place in there.items()}, **self.tablespaces})
+    @property
+    def folders(self) -> frozenset[Path]:
+        """All of these folders, by the names that they have in the end."""
+        return frozenset(each.resolve() for each in (self.wal, *self.tablespaces.values()) if each is not None)
 
-    def check(self, there: Mapping[str, str], *, major: int, local: bool, subject: str) -> None:
-        """Raise Refused if a folder that the primary's tablespaces are to be in holds what is not this member's own.
+    def joined_by(self, there: Mapping[str, str], *, major: int, taken: Collection[Path], subject: str) -> Outside:
+        """Return where all is to be once the primary's tablespaces, `there` by their oids, are here too.
 
-        `local`: the primary is on this machine, so its folders are nobody else's.
+        One that is new goes where it is there. `taken` are the folders of other servers. Raises Refused if a folder
+        holds what is not this member's own: some of it would be removed, or pg_basebackup would stop half-way.
         """
-        here, mine = self.joined_by(there).tablespaces, set(self.tablespaces.values())
-        taken = {Path(place) for place in there.values()} if local else set()
+        here = {**{oid: Path(place) for oid, place in there.items()}, **self.tablespaces}
+        mine = set(self.tablespaces.values())
         for oid, place in here.items():
-            names = sorted(each.name for each in place.iterdir()) if place.is_dir() else []
-            if place not in taken and place in mine:
+            names = _names(place)
+            if place in mine and place.resolve() not in taken:
                 names = [name for name in names if oid in there and _version(name) != major]
-            if names:
-                text = f"a tablespace is to be in {place}, which holds {names[0]}: that is not {subject}'s"
-                hint = "empty the folder if nobody needs it, or rebuild with pg_basebackup --tablespace-mapping"
-                raise Refused(text, operation="rejoin", subject=subject, hint=hint)
+            _refuse(names, f"a tablespace is to be in {place}", subject)
+        if self.wal is not None:
+            names = [name for name in _names(self.wal) if self.wal.resolve() in taken or not _WAL.fullmatch(name)]
+            _refuse(names, f"its WAL is to be in {self.wal}", subject)
+        return evolve(self, tablespaces=here)
+
+    def own(self, *, major: int) -> list[Path]:
+        """Return what is in them: all WAL, and of tablespaces what is of this major, for others may use them too."""
+        wal = [self.wal / name for name in _names(self.wal)] if self.wal is not None else []
+        places = [place / name for place in self.tablespaces.values() for name in _names(place)]
+        return [*wal, *(each for each in places if _version(each.name) == major)]
 
 
 def mapping(there: Mapping[str, str], here: Outside) -> list[str]:
@@ -76,10 +92,15 @@ def mapping(there: Mapping[str, str], here: Outside) -> list[str]:
     return [f"--tablespace-mapping={_escaped(old)}={_escaped(new)}" for old, new in places if old != new]
 
 
-def folders(outside: Outside, *, major: int) -> list[Path]:
-    """Return the folders in its tablespaces that are this member's: servers of other majors may have theirs beside."""
-    found = [each for place in outside.tablespaces.values() if place.is_dir() for each in place.iterdir()]
-    return [each for each in found if _version(each.name) == major]
+def _names(place: Path) -> list[str]:
+    return sorted(each.name for each in place.iterdir()) if place.is_dir() else []
+
+
+def _refuse(names: Sequence[str], text: str, subject: str) -> None:
+    if names:
+        hint = "take it away if nobody needs it, or rebuild with pg_basebackup --tablespace-mapping or --waldir"
+        what = f"{text}, which holds {names[0]}: that is not {subject}'s"
+        raise Refused(what, operation="rejoin", subject=subject, hint=hint)
 
 
 def _version(name: str) -> int | None:

@@ -19,7 +19,7 @@ from .control import Control
 from .fence_mark import mark_on
 from .looking import Look
 from .members import Members
-from .outside import LOCATIONS, mapping
+from .outside import LOCATIONS, Outside, mapping
 from .promoting import checkpoint
 from .rewinding import ENDED, Rewind
 from .server import LocalServer
@@ -135,8 +135,9 @@ class Rejoin:
         row = await self.members.links[primary].row(LOCATIONS, seconds=self.members.seconds, operation=OPERATION)
         there: dict[str, str] = json.loads(row["places"])
         own, major = await in_thread(workshop.outside), await server.tools.major("pg_basebackup")
-        here, local = own.joined_by(there), self.members[primary].server is not None
-        await in_thread(own.check, there, major=major, local=local, subject=found.member)
+        others = [each.server for each in self.members.members if each.server and each.name != found.member]
+        taken = {folder for each in others for folder in (await in_thread(Outside.of, each.data)).folders}
+        here = await in_thread(own.joined_by, there, major=major, taken=taken, subject=found.member)
         await in_thread(workshop.open)
         await in_thread(workshop.empty, here, major=major)
         arguments = ["-D", str(server.data), "-d", str(self._source(primary)), "-c", "fast", "-X", "stream"]

@@ -19,7 +19,7 @@ from resilience.model.errors import StorageFailed
 from resilience.postgres.mark import AUTO
 
 from .fence_mark import FENCE
-from .outside import Outside, folders
+from .outside import Outside
 from .server import LocalServer
 
 CLOSED = 0o701
@@ -70,12 +70,16 @@ class Workshop:
     def empty(self, outside: Outside, *, major: int) -> None:
         """Remove all that is in the directory, and what is the member's own `outside`; the next one finds it noted."""
         data = self.server.data
-        write_durably(self.kept / _OUTSIDE, outside.text(), None)
-        for path in [*_folder(data), *_folder(outside.wal), *folders(outside, major=major)]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        try:
+            write_durably(self.kept / _OUTSIDE, outside.text(), None)
+            for path in [*data.iterdir(), *outside.own(major=major)]:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+        except OSError as error:
+            what = f"its old data cannot be removed: {error.strerror}: {error.filename}"
+            raise StorageFailed(what, operation="rejoin", subject=str(data)) from error
 
     def settings(self) -> bytes:
         """Return the member's own postgresql.auto.conf as it was."""
@@ -94,7 +98,3 @@ class Workshop:
 
 def _own(name: str) -> bool:
     return name not in _NOT_OURS and (name.endswith(_OWN) or name == FENCE)
-
-
-def _folder(path: Path | None) -> list[Path]:
-    return sorted(path.iterdir()) if path is not None and path.is_dir() else []
